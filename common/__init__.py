@@ -1,0 +1,1 @@
+"""What the tutorial client stands on."""

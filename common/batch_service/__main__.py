@@ -1,0 +1,92 @@
+"""The command line of the local Batch service: its address and its workspace; it starts and stops cleanly."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import uvicorn
+
+from .auth import SharedKey
+from .server import Server
+from .service import BatchService
+
+_HOST = '127.0.0.1'
+
+
+def main() -> int:
+    """Serves until SIGINT or SIGTERM; the exit code says whether it could."""
+    options = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING,
+                        format='%(asctime)s %(levelname)s %(message)s')
+    try:
+        shared_key = SharedKey(options.account, options.key_file.read_text().strip())
+        listener = _listen(options.port)
+        asyncio.run(_serve(options, shared_key, listener))
+    except (OSError, ValueError) as error:
+        print(f'The Batch service cannot start: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='python -m common.batch_service', description=__doc__)
+    parser.add_argument('--workspace', type=Path, required=True, help='the directory that keeps the state')
+    parser.add_argument('--account', required=True, help='the name of the Batch account')
+    parser.add_argument('--key-file', type=Path, required=True, help="a file with the account's key, base64")
+    parser.add_argument('--port', type=int, default=0, help='0, the default, takes a free one')
+    parser.add_argument('--cert', type=Path, help='a certificate (PEM), to speak https')
+    parser.add_argument('--key', type=Path, help="the certificate's private key (PEM)")
+    parser.add_argument('--exit-with-stdin', action='store_true', help='stop at the end of standard input')
+    parser.add_argument('--verbose', action='store_true', help='log every request')
+    return parser
+
+
+def _listen(port: int) -> socket.socket:
+    # With the protocol named, asyncio switches off Nagle's algorithm, which would delay answers by 40 ms.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((_HOST, port))
+    except OSError as error:
+        raise OSError(f'port {port} on {_HOST} cannot be used: {error.strerror}') from error
+    listener.listen(128)
+    return listener
+
+
+async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: socket.socket) -> None:
+    service = BatchService(options.workspace / 'batch', options.account, certificate=options.cert)
+    config = uvicorn.Config(Server(service, shared_key), loop='asyncio', http='h11', lifespan='off', log_config=None,
+                            access_log=False, server_header=False, timeout_graceful_shutdown=1,
+                            ssl_certfile=options.cert, ssl_keyfile=options.key)
+    server = uvicorn.Server(config)
+    scheme = 'https' if options.cert else 'http'
+    url = f'{scheme}://{_HOST}:{listener.getsockname()[1]}'
+    service.start(url)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn puts its own handlers in these places, and raises the signal again when it has stopped.
+        signal.signal(number, lambda *_: setattr(server, 'should_exit', True))
+    if options.exit_with_stdin:
+        threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+    print(f'Batch service listens on {url}', flush=True)
+    try:
+        await server.serve([listener])
+    finally:
+        await service.stop()
+
+
+def _stop_at_end_of_input() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

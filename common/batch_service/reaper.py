@@ -1,0 +1,54 @@
+"""Ends the processes of a service that was killed: a small process of its own, told which ones there are.
+
+It reads lines from its standard input, ``+PID`` when a process group began and ``-PID`` when it ended. The input
+ends when the service does, whichever way it went; what is left then is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+
+class Reaper:
+    """The service's side of it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen([sys.executable, '-I', '-S', __file__], stdin=subprocess.PIPE, bufsize=0,
+                                         start_new_session=True)
+
+    def began(self, process_group: int) -> None:
+        self._tell(f'+{process_group}\n')
+
+    def ended(self, process_group: int) -> None:
+        self._tell(f'-{process_group}\n')
+
+    def close(self) -> None:
+        """Has the reaper end, and with it whatever it was told of and is still there."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _tell(self, line: str) -> None:
+        self._process.stdin.write(line.encode())
+
+
+def kill(process_group: int, number: int) -> None:
+    """Signals a process group; one that is already gone is fine."""
+    try:
+        os.killpg(process_group, number)
+    except (ProcessLookupError, PermissionError):  # the latter is what macOS says of a group of zombies
+        return
+
+
+def _reap() -> None:
+    left: set[int] = set()
+    for line in sys.stdin:
+        (left.add if line[0] == '+' else left.discard)(int(line[1:]))
+    for process_group in left:
+        kill(process_group, signal.SIGKILL)
+
+
+if __name__ == '__main__':
+    _reap()

@@ -1,0 +1,149 @@
+"""The way of a request: checked for its signature and its version, read, matched with a route, answered."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import uuid
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from .api import ROUTES, Route
+from .auth import SharedKey
+from .errors import BatchError
+from .service import BatchService
+from .values import now
+from .wire import Call, json_answer, parse_query
+
+_LOG = logging.getLogger(__name__)
+
+API_VERSIONS = ('2024-02-01.19.0', '2025-06-01')
+
+_LARGEST_BODY = 128 * 1024 * 1024
+_ERROR_FRAGMENT = 'Microsoft.Azure.Batch.Protocol.Entities.Container.errors/@Element'
+
+
+class Server:
+    """The ASGI application.
+
+    Args:
+        service: Whom the requests are for.
+        shared_key: Who may speak.
+    """
+
+    def __init__(self, service: BatchService, shared_key: SharedKey) -> None:
+        self._service = service
+        self._shared_key = shared_key
+        self._routes = [(route, tuple(route.path.strip('/').split('/'))) for route in ROUTES]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope['type'] != 'http':
+            raise RuntimeError(f'Only HTTP is served, not {scope["type"]}')
+        request = Request(scope, receive)
+        call = self._call(request)
+        request_id = str(uuid.uuid4())
+        try:
+            response = await self._answer(call, request)
+        except ClientDisconnect:
+            return
+        except BatchError as error:
+            response = _refusal(call, error, request_id)
+        except Exception:  # the last resort: whatever is wrong here, the client gets an answer and the log a trace
+            _LOG.exception('Request %s failed: %s %s', request_id, call.method, call.path)
+            response = _refusal(call, BatchError('InternalError'), request_id)
+        self._add_headers(call, response, request_id)
+        await response(scope, receive, send)
+
+    def _call(self, request: Request) -> Call:
+        scope = request.scope
+        raw_path = (scope.get('raw_path') or scope['path'].encode()).decode('latin-1')
+        headers = {name.decode('latin-1').lower(): value.decode('latin-1') for name, value in scope['headers']}
+        base = f'{scope["scheme"]}://{headers["host"]}' if headers.get('host') else self._service.url
+        return Call(self._service, request.method, raw_path.partition('?')[0],
+                    parse_query(scope['query_string'].decode('latin-1')), headers, base)
+
+    async def _answer(self, call: Call, request: Request) -> Response:
+        self._shared_key.check(call.method, call.path, request.scope['query_string'].decode('latin-1'), call.headers)
+        _check_version(call)
+        route = self._route(call)
+        call.body = await _body(request)
+        if route.handler is None:
+            raise BatchError('UnsupportedHttpVerb')
+        if inspect.iscoroutinefunction(route.handler):
+            return await route.handler(call)
+        with self._service.store.transaction():
+            return route.handler(call)
+
+    def _route(self, call: Call) -> Route:
+        """The route of a request; what its path names is kept on the call."""
+        segments = call.path.strip('/').split('/')
+        known_path = False
+        for route, pattern in self._routes:
+            names = _match(pattern, segments)
+            if names is not None:
+                known_path = True
+                if route.method == call.method:
+                    call.names = names
+                    return route
+        raise BatchError('UnsupportedHttpVerb' if known_path else 'InvalidUri')
+
+    @staticmethod
+    def _add_headers(call: Call, response: Response, request_id: str) -> None:
+        response.headers['request-id'] = request_id
+        response.headers['DataServiceVersion'] = '3.0'
+        response.headers['X-Content-Type-Options'] = 'nosniff'
+        if call.headers.get('return-client-request-id', '').lower() == 'true' and 'client-request-id' in call.headers:
+            response.headers['client-request-id'] = call.headers['client-request-id']
+
+
+def _check_version(call: Call) -> None:
+    version = call.query.get('api-version')
+    if version is None:
+        raise BatchError('MissingRequiredQueryParameter', QueryParameterName='api-version')
+    if version not in API_VERSIONS:
+        raise BatchError('UnsupportedRequestVersion', QueryParameterName='api-version', QueryParameterValue=version,
+                         Reason=f'Supported versions: {", ".join(API_VERSIONS)}')
+
+
+def _match(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | None:
+    names: dict[str, str] = {}
+    for index, part in enumerate(pattern):
+        if part.endswith('*}'):
+            names[part[1:-2]] = unquote('/'.join(segments[index:]))
+            return names if names[part[1:-2]].strip('/') else None
+        if index >= len(segments):
+            return None
+        if part.startswith('{'):
+            names[part[1:-1]] = unquote(segments[index])
+        elif part != segments[index]:
+            return None
+    return names if len(pattern) == len(segments) else None
+
+
+async def _body(request: Request) -> Any:
+    """The parsed body, None if it is empty."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > _LARGEST_BODY:
+            raise BatchError('RequestBodyTooLarge')
+        parts.append(part)
+    if not size:
+        return None
+    try:
+        return json.loads(b''.join(parts))
+    except (ValueError, RecursionError) as error:
+        raise BatchError('InvalidRequestBody', Reason=str(error)) from error
+
+
+def _refusal(call: Call, error: BatchError, request_id: str) -> Response:
+    if call.method == 'HEAD' or error.status == 304:
+        return Response(status_code=error.status)
+    document = error.document()
+    document['message']['value'] += f'\nRequestId:{request_id}\nTime:{now()}'
+    return json_answer(call, _ERROR_FRAGMENT, document, error.status)

@@ -1,0 +1,183 @@
+"""Reading a request's JSON: each property is converted, filled in, or refused by name.
+
+A shape maps the names of an object's properties to fields; a field converts one value or says why it cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, Mapping
+
+from .errors import BatchError, invalid_property
+from .values import duration, duration_text, moment, timestamp
+
+Convert = Callable[[Any, str], Any]
+_NOTHING = object()
+
+
+@dataclass(frozen=True)
+class Field:
+    """How one property is read.
+
+    Attributes:
+        convert: Takes the value and the property's path; returns the value to keep, or raises BatchError.
+        required: Whether a request must carry it.
+        default: The value, already converted, where the request has none; left out if there is no default.
+    """
+
+    convert: Convert
+    required: bool = False
+    default: Any = _NOTHING
+
+    def __call__(self, *, required: bool = False, default: Any = _NOTHING) -> Field:
+        return Field(self.convert, required, default)
+
+
+Shape = Mapping[str, Field]
+
+
+def read(shape: Shape, value: Any, path: str = '', *, fill: bool = True) -> dict[str, Any]:
+    """The object that a request's value stands for.
+
+    Args:
+        shape: The properties it may have.
+        value: The parsed JSON.
+        path: Where the value stands in the request, for errors.
+        fill: Whether required properties are demanded and defaults filled in; not when a client patches.
+
+    Raises:
+        BatchError: InvalidRequestBody, MissingRequiredProperty, InvalidPropertyValue, UnsupportedProperty and the
+            like, with the property's name.
+    """
+    if not isinstance(value, dict):
+        raise invalid_property(path, value, 'Expected an object') if path else BatchError('InvalidRequestBody')
+    known = {}
+    for name, item in value.items():
+        if name.startswith('odata.') or item is None:
+            continue
+        if name not in shape:
+            raise BatchError('UnsupportedProperty', PropertyName=path + name)
+        known[name] = shape[name].convert(item, path + name)
+    if fill:
+        for name, field in shape.items():
+            if name in known:
+                continue
+            if field.required:
+                raise BatchError('MissingRequiredProperty', PropertyName=path + name)
+            if field.default is not _NOTHING:
+                known[name] = field.default() if callable(field.default) else field.default
+    return known
+
+
+def only(shape: Shape, names: Iterable[str]) -> Shape:
+    """The part of a shape with these properties."""
+    return {name: shape[name] for name in names}
+
+
+def object_of(shape: Shape) -> Field:
+    """An object of another shape."""
+    return Field(lambda value, path: read(shape, value, path + '.'))
+
+
+def list_of(item: Field, *, most: int | None = None) -> Field:
+    """A list whose every element is read by the same field."""
+    def convert(value: Any, path: str) -> list[Any]:
+        if not isinstance(value, list):
+            raise invalid_property(path, value, 'Expected a list')
+        if most is not None and len(value) > most:
+            raise invalid_property(path, f'{len(value)} elements', f'At most {most} elements are allowed')
+        return [item.convert(element, f'{path}[{index}]') for index, element in enumerate(value)]
+    return Field(convert)
+
+
+def text(*, most: int | None = None, least: int = 0) -> Field:
+    """A string of bounded length."""
+    def convert(value: Any, path: str) -> str:
+        if not isinstance(value, str):
+            raise invalid_property(path, value, 'Expected a string')
+        if '\0' in value or len(value) < least or (most is not None and len(value) > most):
+            raise invalid_property(path, value, f'Expected {least} to {most or "any number of"} characters, none '
+                                                'of them NUL')
+        return value
+    return Field(convert)
+
+
+_ID = re.compile(r'[A-Za-z0-9_-]{1,64}')
+
+
+def _id(value: Any, path: str) -> str:
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise invalid_property(path, value, 'An id has 1 to 64 letters, digits, hyphens and underscores')
+    return value
+
+
+def integer(least: int | None = None, most: int | None = None, *, code: str = 'InvalidPropertyValue') -> Field:
+    """A whole number within bounds; the Azure CLI sends numbers as strings."""
+    def convert(value: Any, path: str) -> int:
+        if isinstance(value, str) and re.fullmatch(r'-?[0-9]{1,18}', value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise invalid_property(path, value, 'Expected a whole number')
+        if (least is not None and value < least) or (most is not None and value > most):
+            bounds = f'at least {least}' if most is None else f'{least} to {most}'
+            raise BatchError(code, PropertyName=path, PropertyValue=value, Reason=f'Expected {bounds}')
+        return value
+    return Field(convert)
+
+
+def one_of(*choices: str) -> Field:
+    """One word of a list, in any case; kept as the list writes it."""
+    by_lower_case = {choice.lower(): choice for choice in choices}
+
+    def convert(value: Any, path: str) -> str:
+        if not isinstance(value, str) or value.lower() not in by_lower_case:
+            raise invalid_property(path, value, f'Expected one of: {", ".join(choices)}')
+        return by_lower_case[value.lower()]
+    return Field(convert)
+
+
+def duration_of(least: str | None = None, most: str | None = None) -> Field:
+    """An ISO 8601 duration within bounds, normalised."""
+    def convert(value: Any, path: str) -> str:
+        try:
+            length = duration(value)
+        except ValueError as error:
+            raise invalid_property(path, value, 'Expected an ISO 8601 duration such as PT30M') from error
+        if least and length is not None and length < duration(least):
+            raise invalid_property(path, value, f'Expected at least {least}')
+        if most and (length is None or length > duration(most)):
+            raise invalid_property(path, value, f'Expected at most {most}')
+        return duration_text(length)
+    return Field(convert)
+
+
+def refused(why: str, *, unless: tuple[Any, ...] = ()) -> Field:
+    """A property that this service does not imitate: refused by name, unless its value changes nothing."""
+    def convert(value: Any, path: str) -> Any:
+        if value in unless or value in ([], {}):
+            return value
+        raise BatchError('UnsupportedProperty', f'The local Batch service does not imitate {why} (property {path}).',
+                         PropertyName=path, Reason=f'{why} are not imitated locally')
+    return Field(convert)
+
+
+def _boolean(value: Any, path: str) -> bool:
+    if isinstance(value, str) and value.lower() in ('true', 'false'):
+        return value.lower() == 'true'
+    if not isinstance(value, bool):
+        raise invalid_property(path, value, 'Expected true or false')
+    return value
+
+
+def _moment(value: Any, path: str) -> str:
+    try:
+        return timestamp(moment(value))
+    except (TypeError, ValueError) as error:
+        raise invalid_property(path, value, 'Expected a moment such as 2026-01-31T08:00:00Z') from error
+
+
+ID = Field(_id)
+BOOLEAN = Field(_boolean)
+MOMENT = Field(_moment)
+TEXT = text()

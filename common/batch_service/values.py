@@ -1,0 +1,72 @@
+"""Values on the wire: timestamps, durations, entity tags.
+
+Seen in recorded traffic of the real service (azure-sdk-for-python, sdk/batch/azure-batch/tests/recordings).
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+
+import isodate
+
+INFINITE = 'P10675199DT2H48M5.4775807S'
+"""No limit: the largest .NET TimeSpan, which the service fills in where a client gives no duration."""
+
+_DAYS_OF_YEAR, _DAYS_OF_MONTH = 365, 30
+_TICKS_AT_EPOCH = 621_355_968_000_000_000
+
+
+def now() -> str:
+    """This moment in UTC, as in ``2026-01-31T08:00:00.25Z``."""
+    return timestamp(datetime.now(timezone.utc))
+
+
+def timestamp(moment: datetime) -> str:
+    """A moment (aware) in UTC with ``Z``, its fraction without trailing zeros."""
+    text = moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat()
+    return (text.rstrip('0') if '.' in text else text) + 'Z'
+
+
+def moment(text: str) -> datetime:
+    """The aware datetime of a timestamp.
+
+    Raises:
+        ValueError: The text is none.
+    """
+    parsed = isodate.parse_datetime(text)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
+
+
+def http_date(text: str) -> str:
+    """A timestamp in the form of HTTP headers (RFC 1123)."""
+    return format_datetime(moment(text).astimezone(timezone.utc), usegmt=True)
+
+
+def duration(text: str) -> timedelta | None:
+    """The length of an ISO 8601 duration, None for no limit; years are 365 days, months 30.
+
+    Raises:
+        ValueError: The text is none.
+    """
+    if text == INFINITE:
+        return None
+    try:
+        parsed = isodate.parse_duration(text)
+        if isinstance(parsed, isodate.Duration):
+            days = int(parsed.years) * _DAYS_OF_YEAR + int(parsed.months) * _DAYS_OF_MONTH
+            parsed = parsed.tdelta + timedelta(days=days)
+        return parsed
+    except (TypeError, OverflowError, ArithmeticError) as error:
+        raise ValueError(f'{text!r} is no ISO 8601 duration') from error
+
+
+def duration_text(length: timedelta | None) -> str:
+    """The duration as the service writes it, ``PT6M`` or ``P1279DT2H``; None is no limit."""
+    return INFINITE if length is None else isodate.duration_isoformat(length) if length else 'PT0S'
+
+
+def entity_tag() -> str:
+    """A new entity tag, such as ``0x8DBAEB9737D2CB2``: the moment in 100 ns ticks."""
+    return f'0x{_TICKS_AT_EPOCH + time.time_ns() // 100:X}'

@@ -1,0 +1,77 @@
+"""What is left of a service that was killed, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from azure.batch import models
+
+from .workbench import ServiceProcess, Workbench, wait_until
+
+
+@pytest.fixture
+def own_bench(own_service: ServiceProcess) -> Workbench:
+    bench = Workbench(own_service.client(), 'pool', 'job')
+    bench.add_pool(slots=1)
+    bench.add_job()
+    return bench
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def begin_endless_task(bench: Workbench, directory: Path) -> int:
+    """Adds a task that never ends unless a file tells it to; returns its process's id."""
+    bench.add('task', f"/bin/bash -c 'echo $$ > {directory}/new; mv {directory}/new {directory}/pid; "
+                      f"until [ -e {directory}/end ]; do sleep 0.01; done'")
+    wait_until((directory / 'pid').exists)
+    return int((directory / 'pid').read_text())
+
+
+def test_no_process_survives_a_killed_service(own_service, own_bench, tmp_path) -> None:
+    pid = begin_endless_task(own_bench, tmp_path)
+    own_service.kill()
+    wait_until(lambda: is_gone(pid))
+
+
+def test_no_process_survives_a_stopped_service(own_service, own_bench, tmp_path) -> None:
+    pid = begin_endless_task(own_bench, tmp_path)
+    assert own_service.stop() == 0
+    assert is_gone(pid)
+
+
+def test_running_task_is_run_again_after_a_kill(own_service, own_bench, tmp_path) -> None:
+    begin_endless_task(own_bench, tmp_path)
+    own_service.kill()
+    (tmp_path / 'end').touch()
+    own_service.start()
+    own_bench.client = own_service.client()
+    task = own_bench.completed('task')
+    assert task.execution_info.exit_code == 0
+    assert task.execution_info.requeue_count == 1
+
+
+def test_accepted_tasks_are_there_after_a_kill(own_service, own_bench) -> None:
+    own_bench.client.task.add_collection('job', [
+        models.TaskAddParameter(id=f'task{number}', command_line='true') for number in range(100)])
+    own_service.kill()
+    own_service.start()
+    own_bench.client = own_service.client()
+    own_bench.completed(*(f'task{number}' for number in range(100)))
+
+
+def test_deletion_is_finished_after_a_kill(own_service, own_bench, tmp_path) -> None:
+    begin_endless_task(own_bench, tmp_path)
+    own_bench.client.job.delete('job')
+    own_bench.client.pool.delete('pool')
+    own_service.kill()
+    own_service.start()
+    client = own_service.client()
+    wait_until(lambda: not list(client.pool.list()) and not list(client.job.list()))

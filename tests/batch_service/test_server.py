@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import http.client
+import json
+from email.utils import formatdate
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from azure.batch import BatchServiceClient, models
+from azure.batch.batch_auth import SharedKeyAuth, SharedKeyCredentials
+
+VERSION = '2024-02-01.19.0'
+
+
+@pytest.fixture
+def send(shared_service):
+    """Sends a signed request that no SDK would send, and returns the answer."""
+    auth = SharedKeyAuth('Authorization', 'localbatch', shared_service.key_file.read_text())
+
+    def send(method: str, path: str, **options: object) -> requests.Response:
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.request(method, shared_service.url + path, auth=auth, timeout=10, **options)
+    return send
+
+
+def test_wrong_key_is_refused(shared_service) -> None:
+    client = BatchServiceClient(SharedKeyCredentials('localbatch', 'd3Jvbmc='), batch_url=shared_service.url)
+    with pytest.raises(models.BatchErrorException) as error:
+        list(client.pool.list())
+    assert error.value.response.status_code == 403
+    assert error.value.error.code == 'AuthenticationFailed'
+    assert error.value.error.values[0].key == 'AuthenticationErrorDetail'
+
+
+def test_other_account_is_refused(shared_service) -> None:
+    credentials = SharedKeyCredentials('elsewhere', shared_service.key_file.read_text())
+    with pytest.raises(models.BatchErrorException) as error:
+        list(BatchServiceClient(credentials, batch_url=shared_service.url).pool.list())
+    assert error.value.error.code == 'AuthenticationFailed'
+
+
+def test_clock_that_is_off_is_refused(send) -> None:
+    answer = send('GET', f'/pools?api-version={VERSION}', headers={'ocp-date': formatdate(0, usegmt=True)})
+    assert answer.status_code == 403
+    assert 'more than 15 minutes off' in answer.text
+
+
+def test_request_without_a_signature_does_nothing(shared_service, batch) -> None:
+    answer = requests.delete(f'{shared_service.url}/pools/x?api-version={VERSION}', timeout=10)
+    assert answer.status_code == 403
+    assert answer.json()['code'] == 'AuthenticationFailed'
+
+
+@pytest.mark.parametrize(('method', 'path', 'status', 'code'), [
+    ('GET', '/pools', 400, 'MissingRequiredQueryParameter'),
+    ('GET', '/pools?api-version=1999-01-01.1.0', 400, 'UnsupportedRequestVersion'),
+    ('GET', f'/nowhere?api-version={VERSION}', 400, 'InvalidUri'),
+    ('PUT', f'/pools?api-version={VERSION}', 405, 'UnsupportedHttpVerb'),
+    ('GET', f'/pools?maxresults=0&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
+    ('GET', f'/pools?$filter=nonsense&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
+])
+def test_request_that_means_nothing_is_refused(send, method, path, status, code) -> None:
+    answer = send(method, path)
+    assert (answer.status_code, answer.json()['code']) == (status, code)
+
+
+@pytest.mark.parametrize('body', [b'{', b'[]', b'"x"', b'\xff', b'[' * 100_000])
+def test_body_that_is_no_object_is_refused(send, body) -> None:
+    answer = send('POST', f'/pools?api-version={VERSION}', data=body)
+    assert (answer.status_code, answer.json()['code']) == (400, 'InvalidRequestBody')
+
+
+@pytest.mark.parametrize(('body', 'code', 'name'), [
+    ({'vmSize': 'x'}, 'MissingRequiredProperty', 'id'),
+    ({'id': 'p', 'vmSize': 5}, 'InvalidPropertyValue', 'vmSize'),
+    ({'id': 'p', 'colour': 'red'}, 'UnsupportedProperty', 'colour'),
+    ({'id': 'p', 'mountConfiguration': [{}]}, 'UnsupportedProperty', 'mountConfiguration'),
+])
+def test_bad_property_is_named(send, body, code, name) -> None:
+    document = send('POST', f'/pools?api-version={VERSION}', json=body).json()
+    assert document['code'] == code
+    assert {'key': 'PropertyName', 'value': name} in document['values']
+
+
+def test_answers_carry_the_headers_of_the_service(send) -> None:
+    answer = send('GET', f'/pools?api-version={VERSION}',
+                  headers={'client-request-id': 'my-id', 'return-client-request-id': 'true'})
+    assert answer.headers['DataServiceVersion'] == '3.0'
+    assert answer.headers['client-request-id'] == 'my-id'
+    assert answer.headers['request-id']
+    assert answer.headers['Content-Type'] == 'application/json; odata=minimalmetadata'
+
+
+def test_bytes_that_are_no_request_do_not_harm_the_service(shared_service, batch) -> None:
+    address = urlsplit(shared_service.url)
+    for garbage in (b'\x16\x03\x01' * 50, b'GET /\xff\xfe HTTP/1.1\r\n\r\n', b'POST /pools HTTP/1.1\r\nA'):
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+        connection.connect()
+        connection.sock.sendall(garbage)
+        connection.close()
+    assert isinstance(list(batch.pool.list()), list)
+
+
+def test_pages_link_to_the_next_one_absolutely(send, bench) -> None:
+    for number in range(3):
+        bench.add(f'task{number}', 'true')
+    answer = send('GET', f'/jobs/{bench.job_id}/tasks?api-version={VERSION}&maxresults=2&$select=id').json()
+    assert answer['value'] == [{'id': 'task0'}, {'id': 'task1'}]
+    link = urlsplit(answer['odata.nextLink'])
+    assert link.scheme == 'http'
+    last = send('GET', f'{link.path}?{link.query}').json()
+    assert json.dumps(last['value']) == '[{"id": "task2"}]'
+    assert 'odata.nextLink' not in last
