@@ -1,0 +1,50 @@
+"""A lock between the processes of one machine, which cannot outlive them."""
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_SECONDS_BETWEEN_LOOKS = 0.05
+
+
+@contextmanager
+def hold_lock(path: Path, timeout: float = 0, notice: str = '') -> Iterator[int]:
+    """Holds the lock that the file stands for; the file is made if need be, and stays.
+
+    Args:
+        path: The file.
+        timeout: For how many seconds to wait for another holder.
+        notice: What to say on stderr when there is one to wait for.
+
+    Yields a file descriptor: a child process that inherits it holds the lock as well, until it ends.
+    Raises BlockingIOError when somebody else holds the lock.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _acquire(descriptor, timeout, notice)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, timeout: float, notice: str) -> None:
+    # Windows has no such module, and this one must be importable there.
+    import fcntl
+
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        if notice:
+            print(notice, file=sys.stderr, flush=True)
+            notice = ''
+        # Nothing tells when a lock is let go, short of waiting for it without a limit.
+        time.sleep(_SECONDS_BETWEEN_LOOKS)

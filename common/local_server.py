@@ -1,0 +1,128 @@
+"""A server process of ours on this machine: started, awaited, stopped; it never outlives us."""
+from __future__ import annotations
+
+import http.client
+import os
+import queue
+import re
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+_READY_LINE = re.compile(r'listens on (https?://\S+)')
+_PROBE_SECONDS = 10
+
+
+class LocalAzureError(RuntimeError):
+    """What keeps the local services from running, as one line for the reader."""
+
+
+class LocalServer:
+    """A server that says on its standard output where it listens, and stops when its standard input ends.
+
+    So it also stops when this process is killed. It is in a session of its own: a Ctrl-C in the terminal
+    reaches only this process, which then stops the server in order.
+
+    Args:
+        name: What the reader knows it as.
+        command: The program and its arguments.
+        log: The file that takes what it prints; what an earlier one left there goes.
+        environment: All of its environment variables.
+        directory: Its working directory.
+        locks: File descriptors of locks that are to be held until it has ended.
+        ended: Gets this object when the server has ended, by itself or stopped.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str],
+                 directory: Path, locks: Sequence[int] = (),
+                 ended: queue.SimpleQueue[LocalServer] | None = None) -> None:
+        self.name = name
+        self._log = log
+        self._ended = ended
+        self._url: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        with log.open('wb') as log_file:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log_file,
+                env=environment, cwd=directory, pass_fds=locks, start_new_session=True)
+        self._reader = threading.Thread(target=self._read_output, name=f'output of {name}', daemon=True)
+        self._reader.start()
+
+    def wait_until_ready(self, timeout: float) -> str:
+        """Returns the URL of the server once it answers there.
+
+        Raises LocalAzureError when it ends before that, or takes more than the given seconds.
+        """
+        try:
+            url = self._url.get(timeout=max(0, timeout))
+        except queue.Empty:
+            raise LocalAzureError(f'{self.name} does not listen yet, after {timeout:.0f} s of waiting '
+                                  f'(its log: {self._log}).') from None
+        if url is None:
+            raise LocalAzureError(f'{self.name} did not start: {self.last_words()} (its log: {self._log})')
+        self._probe(url)
+        return url
+
+    def last_words(self) -> str:
+        """Returns the line of the log that says best why the server ended."""
+        lines = [line.strip() for line in self._log.read_text(errors='replace').splitlines() if line.strip()]
+        # Node.js prints its version below an error and its stack.
+        errors = [line for line in lines if re.search(r'error\b', line, re.IGNORECASE)]
+        return (errors or lines or [f'exit code {self._process.wait()}'])[-1]
+
+    def begin_stop(self) -> None:
+        """Has the server begin to stop, and does not wait for it."""
+        self._process.stdin.close()
+
+    def stop(self, timeout: float) -> None:
+        """Stops the server: in order, or after that many seconds by force. To stop again is fine."""
+        self.begin_stop()
+        deadline = time.monotonic() + timeout
+        # The output ends with the process, and waiting for that takes no polling.
+        self._reader.join(timeout)
+        try:
+            self._process.wait(max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            # macOS says "not permitted" of a group in which only zombies are left.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._reader.join(timeout)
+
+    def _read_output(self) -> None:
+        # Read to its end: a server whose pipe is full would stand still.
+        with self._process.stdout as output, self._log.open('ab') as log_file:
+            for line in output:
+                log_file.write(line)
+                log_file.flush()
+                if ready := _READY_LINE.search(line.decode(errors='replace')):
+                    self._url.put(ready[1])
+        self._url.put(None)
+        if self._ended:
+            self._ended.put(self)
+
+    def _probe(self, url: str) -> None:
+        address = urlsplit(url)
+        connection: http.client.HTTPConnection
+        if address.scheme == 'https':
+            # The certificate is the reader's; whether their clients trust it is not for us to say.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            connection = http.client.HTTPSConnection(address.netloc, timeout=_PROBE_SECONDS, context=context)
+        else:
+            connection = http.client.HTTPConnection(address.netloc, timeout=_PROBE_SECONDS)
+        try:
+            connection.request('GET', '/')
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            raise LocalAzureError(f'{self.name} does not answer at {url}: {error!r}') from None
+        finally:
+            connection.close()
+        if status >= 500:
+            raise LocalAzureError(f'{self.name} at {url} is in trouble: it answers {status}; see {self._log}')
