@@ -1,0 +1,104 @@
+"""The client's command line."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import python_tutorial_client as client
+from common.command_line import Arguments, UsageError, parse_arguments
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    home = tmp_path / 'home'
+    home.mkdir()
+    monkeypatch.setenv('HOME', str(home))
+    monkeypatch.setenv('USERPROFILE', str(home))
+    monkeypatch.chdir(tmp_path)
+    return home
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / 'a.txt', tmp_path / 'b.txt']
+    for path in paths:
+        path.write_text(path.name)
+    return paths
+
+
+def parse(monkeypatch: pytest.MonkeyPatch, default_input_files: list[Path], *arguments: str) -> Arguments:
+    monkeypatch.setattr(sys, 'argv', ['python_tutorial_client.py', *arguments])
+    return parse_arguments(default_input_files)
+
+
+def test_everything_is_optional(monkeypatch: pytest.MonkeyPatch, inputs: list[Path], own_home: Path) -> None:
+    arguments = parse(monkeypatch, inputs)
+
+    assert (arguments.input_files, arguments.numwords) == (inputs, 3)
+    assert (arguments.output_dir, arguments.yes) == (own_home, False)
+
+
+def test_everything_can_be_given(monkeypatch: pytest.MonkeyPatch, inputs: list[Path], tmp_path: Path) -> None:
+    arguments = parse(monkeypatch, inputs, 'b.txt', '--numwords', '5', '--output-dir', 'new/results', '--yes')
+
+    assert (arguments.input_files, arguments.numwords) == ([tmp_path / 'b.txt'], 5)
+    assert (arguments.output_dir, arguments.yes) == (tmp_path / 'new' / 'results', True)
+    assert arguments.output_dir.is_dir()
+
+
+def test_a_link_keeps_its_own_name(
+        monkeypatch: pytest.MonkeyPatch, inputs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / 'link.txt').symlink_to(inputs[0])
+
+    assert parse(monkeypatch, inputs, 'link.txt').input_files == [tmp_path / 'link.txt']
+
+
+@pytest.mark.parametrize('numwords', ['0', '-1', 'three', '2.5', ''])
+def test_a_bad_number_of_words_is_refused(monkeypatch: pytest.MonkeyPatch, inputs: list[Path], numwords: str,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        parse(monkeypatch, inputs, f'--numwords={numwords}')
+
+    assert raised.value.code == 2
+    assert f'--numwords: {numwords!r} is not a whole number above 0' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name, reason', [('nowhere.txt', 'does not exist'), ('home', 'is not a file')])
+def test_an_input_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],
+                                               tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse(monkeypatch, inputs, 'a.txt', name)
+
+    assert str(raised.value) == f'Input file {tmp_path / name} {reason}.'
+
+
+def test_inputs_of_the_same_name_are_refused(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],
+                                             tmp_path: Path) -> None:
+    (tmp_path / 'home' / 'a.txt').write_text('another')
+
+    with pytest.raises(UsageError) as raised:
+        parse(monkeypatch, inputs, 'a.txt', 'b.txt', 'home/a.txt')
+
+    assert f'{tmp_path}/a.txt and {tmp_path}/home/a.txt' in str(raised.value)
+
+
+def test_an_output_directory_that_is_a_file_is_refused(monkeypatch: pytest.MonkeyPatch,
+                                                       inputs: list[Path]) -> None:
+    with pytest.raises(FileExistsError, match='b.txt'):
+        parse(monkeypatch, inputs, '--output-dir', 'b.txt')
+
+
+def test_help_explains_every_setting(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        parse(monkeypatch, inputs, '--help')
+
+    text = capsys.readouterr().out
+    assert raised.value.code == 0
+    settings = [name for name, value in vars(client).items()
+                if name.startswith('_') and name.isupper() and isinstance(value, (str, int))]
+    assert len(settings) == 13
+    assert [name for name in settings if name not in text] == []
+    assert max(map(len, text.splitlines())) <= 120
