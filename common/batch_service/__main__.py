@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ import uvicorn
 from .auth import SharedKey
 from .server import Server
 from .service import BatchService
+from .settings import Settings, add_settings
 
 _HOST = '127.0.0.1'
 
@@ -46,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--key', type=Path, help="the certificate's private key (PEM)")
     parser.add_argument('--exit-with-stdin', action='store_true', help='stop at the end of standard input')
     parser.add_argument('--verbose', action='store_true', help='log every request')
+    add_settings(parser)
     return parser
 
 
@@ -62,7 +65,8 @@ def _listen(port: int) -> socket.socket:
 
 
 async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: socket.socket) -> None:
-    service = BatchService(options.workspace / 'batch', options.account, certificate=options.cert)
+    settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
+    service = BatchService(options.workspace / 'batch', options.account, settings, options.cert)
     config = uvicorn.Config(Server(service, shared_key), loop='asyncio', http='h11', lifespan='off', log_config=None,
                             access_log=False, server_header=False, timeout_graceful_shutdown=1,
                             ssl_certfile=options.cert, ssl_keyfile=options.key)

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from . import documents, files, odata
+from . import documents, files, odata, versions
 from .errors import BatchError
 from .images import supported_images
-from .shapes import read
+from .shapes import Shape, read
 from .wire import Call, address, changed, check_conditions, json_answer, one, page, page_of
 
 Document = dict[str, Any]
@@ -31,7 +31,7 @@ def list_supported_images(call: Call) -> Response:
 # Pools
 
 def add_pool(call: Call) -> Response:
-    pool = read(documents.POOL, call.body)
+    pool = read(documents.POOL, versions.pool_from_client(call.version, call.body))
     call.service.pools.add(pool)
     return changed(call, 201, pool, address(call, 'pools', pool['id']))
 
@@ -44,15 +44,58 @@ def get_pool(call: Call) -> Response:
     return one(call, 'pools', _pool(call, call.service.pools.get(call.names['pool'])))
 
 
+def patch_pool(call: Call) -> Response:
+    pool = _find_pool(call)
+    changes = versions.pool_from_client(call.version, call.body)
+    call.service.pools.change(pool, read(documents.POOL_PATCH, changes, fill=False))
+    return changed(call, 200, pool)
+
+
+def update_pool_properties(call: Call) -> Response:
+    pool = _find_pool(call)
+    changes = read(documents.POOL_PROPERTIES, call.body)
+    call.service.pools.change(pool, changes, removed=tuple(documents.POOL_PROPERTIES))
+    return changed(call, 204, pool)
+
+
+def resize_pool(call: Call) -> Response:
+    pool = _find_pool(call)
+    call.service.pools.resize(pool, read(documents.POOL_RESIZE, call.body))
+    return changed(call, 202, pool)
+
+
+def stop_pool_resize(call: Call) -> Response:
+    pool = _find_pool(call)
+    call.service.pools.stop_resize(pool)
+    return changed(call, 202, pool)
+
+
+def remove_nodes(call: Call) -> Response:
+    pool = _find_pool(call)
+    body = read(documents.REMOVE_NODES, call.body)
+    call.service.pools.remove_nodes(pool, body['nodeList'], body['nodeDeallocationOption'])
+    return changed(call, 202, pool)
+
+
 def delete_pool(call: Call) -> Response:
-    pool = call.service.pools.get(call.names['pool'])
-    check_conditions(call, pool)
-    call.service.pools.delete(pool)
+    call.service.pools.delete(_find_pool(call))
     return Response(status_code=202)
 
 
+def list_node_counts(call: Call) -> Response:
+    counts = [entry for entry in call.service.pools.node_counts()
+              if odata.selects_pool(call.query.get('$filter'), entry['poolId'])]
+    return page_of(call, 'poolnodecounts', counts, largest=10)
+
+
+def _find_pool(call: Call) -> Document:
+    pool = call.service.pools.get(call.names['pool'])
+    check_conditions(call, pool)
+    return pool
+
+
 def _pool(call: Call, pool: Document) -> Document:
-    return {'url': address(call, 'pools', pool['id']), **pool}
+    return {'url': address(call, 'pools', pool['id']), **versions.pool_to_client(call.version, pool)}
 
 
 # Nodes
@@ -63,7 +106,34 @@ def list_nodes(call: Call) -> Response:
 
 
 def get_node(call: Call) -> Response:
-    return one(call, 'nodes', _node(call, call.service.pools.node(call.names['pool'], call.names['node'])))
+    return one(call, 'nodes', _node(call, call.service.nodes.get(call.names['pool'], call.names['node'])))
+
+
+def reboot_node(call: Call) -> Response:
+    return _restart_node(call, 'rebooting', documents.NODE_REBOOT, 'nodeRebootOption')
+
+
+def reimage_node(call: Call) -> Response:
+    return _restart_node(call, 'reimaging', documents.NODE_REIMAGE, 'nodeReimageOption')
+
+
+def _restart_node(call: Call, state: str, shape: Shape, option: str) -> Response:
+    node = call.service.nodes.get(call.names['pool'], call.names['node'])
+    call.service.nodes.restart(call.names['pool'], node, state, read(shape, call.body or {})[option])
+    return changed(call, 202)
+
+
+def disable_node_scheduling(call: Call) -> Response:
+    node = call.service.nodes.get(call.names['pool'], call.names['node'])
+    option = read(documents.NODE_DISABLE, call.body or {})['nodeDisableSchedulingOption']
+    call.service.nodes.disable_scheduling(call.names['pool'], node, option)
+    return changed(call, 200)
+
+
+def enable_node_scheduling(call: Call) -> Response:
+    node = call.service.nodes.get(call.names['pool'], call.names['node'])
+    call.service.nodes.enable_scheduling(call.names['pool'], node)
+    return changed(call, 200)
 
 
 def _node(call: Call, node: Document) -> Document:
@@ -89,30 +159,64 @@ def get_job(call: Call) -> Response:
 
 
 def patch_job(call: Call) -> Response:
-    job = call.service.jobs.get(call.names['job'])
-    check_conditions(call, job)
+    job = _find_job(call)
     call.service.jobs.update(job, read(documents.JOB_PATCH, call.body, fill=False))
     return changed(call, 200, job)
 
 
+def update_job(call: Call) -> Response:
+    job = _find_job(call)
+    call.service.jobs.update(job, read(documents.JOB_UPDATE, call.body))
+    return changed(call, 200, job)
+
+
+def disable_job(call: Call) -> Response:
+    job = _find_job(call)
+    call.service.jobs.disable(job, read(documents.JOB_DISABLE, call.body)['disableTasks'])
+    return changed(call, 202, job)
+
+
+def enable_job(call: Call) -> Response:
+    job = _find_job(call)
+    call.service.jobs.enable(job)
+    return changed(call, 202, job)
+
+
 def terminate_job(call: Call) -> Response:
-    job = call.service.jobs.get(call.names['job'])
-    check_conditions(call, job)
+    job = _find_job(call)
     body = read(documents.JOB_TERMINATE, call.body or {})
     call.service.jobs.terminate(job, body['terminateReason'])
     return changed(call, 202, job)
 
 
 def delete_job(call: Call) -> Response:
-    job = call.service.jobs.get(call.names['job'])
-    check_conditions(call, job)
-    call.service.jobs.delete(job)
+    call.service.jobs.delete(_find_job(call))
     return Response(status_code=202)
 
 
 def get_task_counts(call: Call) -> Response:
     job = call.service.jobs.get(call.names['job'])
-    return json_answer(call, 'taskcountsresult/@Element', call.service.tasks.counts(job['id']))
+    counts = versions.task_counts_to_client(call.version, call.service.tasks.counts(job['id']))
+    return json_answer(call, 'taskcountsresult/@Element', counts)
+
+
+def list_preparation_and_release_status(call: Call) -> Response:
+    job = call.service.jobs.get(call.names['job'])
+    if 'jobPreparationTask' not in job and 'jobReleaseTask' not in job:
+        raise BatchError('JobPreparationTaskOrReleaseTaskNotSpecified')
+    return page(call, 'jobpreparationandreleasetaskstatuslist', 'preparation', job['id'], odata.PREPARATIONS,
+                lambda status: _preparation(call, status))
+
+
+def _preparation(call: Call, status: Document) -> Document:
+    del status['id']
+    return {'nodeUrl': address(call, 'pools', status['poolId'], 'nodes', status['nodeId']), **status}
+
+
+def _find_job(call: Call) -> Document:
+    job = call.service.jobs.get(call.names['job'])
+    check_conditions(call, job)
+    return job
 
 
 def _job(call: Call, job: Document) -> Document:
@@ -153,6 +257,20 @@ def list_tasks(call: Call) -> Response:
 def get_task(call: Call) -> Response:
     job_id, task = _find_task(call)
     return one(call, 'tasks', _task(call, job_id, task))
+
+
+def update_task(call: Call) -> Response:
+    job_id, task = _find_task(call)
+    check_conditions(call, task)
+    call.service.tasks.update(job_id, task, read(documents.TASK_UPDATE, call.body).get('constraints', {}))
+    return changed(call, 200, task)
+
+
+def reactivate_task(call: Call) -> Response:
+    job_id, task = _find_task(call)
+    check_conditions(call, task)
+    call.service.tasks.reactivate(job_id, task)
+    return Response(status_code=204)
 
 
 async def terminate_task(call: Call) -> Response:
@@ -197,8 +315,8 @@ class _Files:
 
 def _files(call: Call) -> _Files:
     if 'node' in call.names:
-        node = call.service.pools.node(call.names['pool'], call.names['node'])
-        worker = call.service.pools.worker(node['id'])
+        node = call.service.nodes.get(call.names['pool'], call.names['node'])
+        worker = call.service.nodes.worker(node['id'])
         return _Files(worker.node.root, address(call, 'pools', worker.pool_id, 'nodes', node['id'], 'files'))
     job_id, task = _find_task(call)
     base = call.service.tasks.directory(job_id, task)
@@ -230,20 +348,44 @@ def _is_true(call: Call, parameter: str) -> bool:
     return call.query.get(parameter, 'false').lower() == 'true'
 
 
+# What there is none of, and what is refused
+
+def none_of(fragment: str) -> Handler:
+    """Answers with the empty list of what cannot exist here."""
+    return lambda call: page_of(call, fragment, [])
+
+
+def missing(code: str) -> Handler:
+    """Answers that one of what cannot exist here does not exist."""
+    def handler(call: Call) -> Response:
+        raise BatchError(code)
+    return handler
+
+
+def refused(what: str) -> Handler:
+    """Refuses an operation by name."""
+    def handler(call: Call) -> Response:
+        raise BatchError('OperationNotImitated', f'The local Batch service does not imitate {what}.',
+                         Operation=f'{call.method} {call.path}')
+    return handler
+
+
+def list_subtasks(call: Call) -> Response:
+    _find_task(call)
+    return page_of(call, 'subtasks', [])
+
+
 @dataclass(frozen=True)
 class Route:
-    """One operation: its verb, its path with placeholders, and who answers it.
+    """One operation: its verb, its path and who answers it.
 
     Attributes:
         path: ``{name}`` stands for one segment, ``{name*}`` for all that follow.
-        handler: None where the service refuses the operation.
-        refusal: What it does not imitate, where it refuses.
     """
 
     method: str
     path: str
-    handler: Handler | None = None
-    refusal: str = ''
+    handler: Handler
 
 
 ROUTES = (
@@ -253,8 +395,18 @@ ROUTES = (
     Route('GET', '/pools/{pool}', get_pool),
     Route('HEAD', '/pools/{pool}', get_pool),
     Route('DELETE', '/pools/{pool}', delete_pool),
+    Route('PATCH', '/pools/{pool}', patch_pool),
+    Route('POST', '/pools/{pool}/updateproperties', update_pool_properties),
+    Route('POST', '/pools/{pool}/resize', resize_pool),
+    Route('POST', '/pools/{pool}/stopresize', stop_pool_resize),
+    Route('POST', '/pools/{pool}/removenodes', remove_nodes),
+    Route('GET', '/nodecounts', list_node_counts),
     Route('GET', '/pools/{pool}/nodes', list_nodes),
     Route('GET', '/pools/{pool}/nodes/{node}', get_node),
+    Route('POST', '/pools/{pool}/nodes/{node}/reboot', reboot_node),
+    Route('POST', '/pools/{pool}/nodes/{node}/reimage', reimage_node),
+    Route('POST', '/pools/{pool}/nodes/{node}/disablescheduling', disable_node_scheduling),
+    Route('POST', '/pools/{pool}/nodes/{node}/enablescheduling', enable_node_scheduling),
     Route('GET', '/pools/{pool}/nodes/{node}/files', list_files),
     Route('GET', '/pools/{pool}/nodes/{node}/files/{path*}', get_file),
     Route('HEAD', '/pools/{pool}/nodes/{node}/files/{path*}', get_file_properties),
@@ -264,16 +416,55 @@ ROUTES = (
     Route('GET', '/jobs/{job}', get_job),
     Route('PATCH', '/jobs/{job}', patch_job),
     Route('DELETE', '/jobs/{job}', delete_job),
+    Route('PUT', '/jobs/{job}', update_job),
+    Route('POST', '/jobs/{job}/disable', disable_job),
+    Route('POST', '/jobs/{job}/enable', enable_job),
     Route('POST', '/jobs/{job}/terminate', terminate_job),
+    Route('GET', '/jobs/{job}/jobpreparationandreleasetaskstatus', list_preparation_and_release_status),
     Route('GET', '/jobs/{job}/taskcounts', get_task_counts),
     Route('POST', '/jobs/{job}/tasks', add_task),
     Route('POST', '/jobs/{job}/addtaskcollection', add_task_collection),
     Route('GET', '/jobs/{job}/tasks', list_tasks),
     Route('GET', '/jobs/{job}/tasks/{task}', get_task),
+    Route('PUT', '/jobs/{job}/tasks/{task}', update_task),
     Route('DELETE', '/jobs/{job}/tasks/{task}', delete_task),
+    Route('POST', '/jobs/{job}/tasks/{task}/reactivate', reactivate_task),
     Route('POST', '/jobs/{job}/tasks/{task}/terminate', terminate_task),
     Route('GET', '/jobs/{job}/tasks/{task}/files', list_files),
     Route('GET', '/jobs/{job}/tasks/{task}/files/{path*}', get_file),
     Route('HEAD', '/jobs/{job}/tasks/{task}/files/{path*}', get_file_properties),
     Route('DELETE', '/jobs/{job}/tasks/{task}/files/{path*}', delete_file),
+    Route('GET', '/jobs/{job}/tasks/{task}/subtasksinfo', list_subtasks),
+    Route('GET', '/applications', none_of('applications')),
+    Route('GET', '/applications/{application}', missing('ApplicationNotFound')),
+    Route('GET', '/certificates', none_of('certificates')),
+    Route('POST', '/certificates', refused('certificates')),
+    Route('GET', '/certificates({certificate})', missing('CertificateNotFound')),
+    Route('DELETE', '/certificates({certificate})', missing('CertificateNotFound')),
+    Route('POST', '/certificates({certificate})/canceldelete', missing('CertificateNotFound')),
+    Route('GET', '/poolusagemetrics', none_of('poolusagemetrics')),
+    Route('POST', '/pools/{pool}/enableautoscale', refused('autoscale formulas')),
+    Route('POST', '/pools/{pool}/disableautoscale', refused('autoscale formulas')),
+    Route('POST', '/pools/{pool}/evaluateautoscale', refused('autoscale formulas')),
+    Route('GET', '/jobschedules', none_of('jobschedules')),
+    Route('POST', '/jobschedules', refused('job schedules')),
+    Route('GET', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
+    Route('HEAD', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
+    Route('PATCH', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
+    Route('PUT', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
+    Route('DELETE', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
+    Route('GET', '/jobschedules/{schedule}/jobs', missing('JobScheduleNotFound')),
+    Route('POST', '/jobschedules/{schedule}/disable', missing('JobScheduleNotFound')),
+    Route('POST', '/jobschedules/{schedule}/enable', missing('JobScheduleNotFound')),
+    Route('POST', '/jobschedules/{schedule}/terminate', missing('JobScheduleNotFound')),
+    Route('POST', '/pools/{pool}/nodes/{node}/deallocate', refused('deallocated nodes')),
+    Route('POST', '/pools/{pool}/nodes/{node}/start', refused('deallocated nodes')),
+    Route('POST', '/pools/{pool}/nodes/{node}/users', refused('node users')),
+    Route('PUT', '/pools/{pool}/nodes/{node}/users/{user}', refused('node users')),
+    Route('DELETE', '/pools/{pool}/nodes/{node}/users/{user}', refused('node users')),
+    Route('GET', '/pools/{pool}/nodes/{node}/remoteloginsettings', refused('remote login')),
+    Route('GET', '/pools/{pool}/nodes/{node}/rdp', refused('remote login')),
+    Route('POST', '/pools/{pool}/nodes/{node}/uploadbatchservicelogs', refused('the upload of service logs')),
+    Route('GET', '/pools/{pool}/nodes/{node}/extensions', none_of('extensions')),
+    Route('GET', '/pools/{pool}/nodes/{node}/extensions/{extension}', refused('extensions')),
 )

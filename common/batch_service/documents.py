@@ -180,6 +180,8 @@ TASK: Shape = {
     'applicationPackageReferences': _PACKAGES,
     'authenticationTokenSettings': refused('authentication tokens')}
 
+_RUNNING_TASKS = one_of('requeue', 'terminate', 'taskcompletion', 'retaineddata')
+
 POOL_PROPERTIES = only(POOL, ('startTask', 'certificateReferences', 'applicationPackageReferences', 'metadata',
                               'targetNodeCommunicationMode'))
 POOL_PATCH = {**POOL_PROPERTIES, **only(POOL, (
@@ -188,12 +190,18 @@ POOL_PATCH = {**POOL_PROPERTIES, **only(POOL, (
 POOL_RESIZE: Shape = {
     'targetDedicatedNodes': integer(0), 'targetLowPriorityNodes': integer(0),
     'resizeTimeout': duration_of(least='PT5M')(default='PT15M'),
-    'nodeDeallocationOption': one_of('requeue', 'terminate', 'taskcompletion', 'retaineddata')(default='requeue')}
+    'nodeDeallocationOption': _RUNNING_TASKS(default='requeue')}
 REMOVE_NODES: Shape = {
     'nodeList': list_of(TEXT, most=100)(required=True),
     **only(POOL_RESIZE, ('resizeTimeout', 'nodeDeallocationOption'))}
 JOB_PATCH = only(JOB, ('priority', 'maxParallelTasks', 'allowTaskPreemption', 'onAllTasksComplete', 'constraints',
                        'poolInfo', 'metadata', 'networkConfiguration'))
+NODE_REBOOT: Shape = {'nodeRebootOption': _RUNNING_TASKS(default='requeue')}
+NODE_REIMAGE: Shape = {'nodeReimageOption': _RUNNING_TASKS(default='requeue')}
+NODE_DISABLE: Shape = {
+    'nodeDisableSchedulingOption': one_of('requeue', 'terminate', 'taskcompletion')(default='requeue')}
+JOB_UPDATE: Shape = {**JOB_PATCH, 'id': TEXT}
+JOB_DISABLE: Shape = {'disableTasks': one_of('requeue', 'terminate', 'wait')(required=True)}
 JOB_TERMINATE: Shape = {'terminateReason': TEXT(default='UserTerminate')}
 TASK_COLLECTION: Shape = {'value': list_of(Field(lambda task, path: task), most=100)(required=True)}
 TASK_UPDATE = only(TASK, ('constraints',))

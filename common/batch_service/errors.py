@@ -1,6 +1,7 @@
 """What the service answers when it refuses: one catalogue of codes, one exception.
 
-Codes and statuses: https://learn.microsoft.com/rest/api/batchservice/batch-status-and-error-codes
+Codes and statuses: https://learn.microsoft.com/rest/api/batchservice/batch-status-and-error-codes, but for
+OperationNotImitated, which is this service's own.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 _CATALOGUE: dict[str, tuple[int, str]] = {
+    'ApplicationNotFound': (404, 'The specified application does not exist.'),
     'AuthenticationFailed': (403, 'Server failed to authenticate the request. Make sure the value of the '
                                   'Authorization header is formed correctly including the signature.'),
+    'CertificateNotFound': (404, 'The specified certificate does not exist.'),
     'ConditionNotMet': (412, 'The condition specified using HTTP conditional header(s) is not met.'),
     'FileNotFound': (404, 'The specified file does not exist.'),
     'InternalError': (500, 'Server encountered an internal error. Please try again after some time.'),
@@ -31,6 +34,7 @@ _CATALOGUE: dict[str, tuple[int, str]] = {
     'JobNotFound': (404, 'The specified job does not exist.'),
     'JobPreparationTaskOrReleaseTaskNotSpecified': (409, 'The job has neither a job preparation task nor a job '
                                                          'release task.'),
+    'JobScheduleNotFound': (404, 'The specified job schedule does not exist.'),
     'MissingRequiredProperty': (400, 'A required property was not specified in the request body.'),
     'MissingRequiredQueryParameter': (400, 'A query parameter that is mandatory for this request is not specified.'),
     'MultipleConditionHeadersNotSupported': (400, 'Multiple condition headers are not supported.'),
@@ -41,6 +45,7 @@ _CATALOGUE: dict[str, tuple[int, str]] = {
     'NodeStateUnusable': (409, 'The specified node is in an unusable state.'),
     'OperationInvalidForCurrentState': (409, 'The specified operation is not valid for the current state of the '
                                              'resource.'),
+    'OperationNotImitated': (400, 'The local Batch service does not imitate this operation.'),
     'OutOfRangeInput': (400, 'One of the request inputs is out of range.'),
     'OutOfRangePriority': (400, 'The priority is out of range.'),
     'OutOfRangeQueryParameterValue': (400, 'A query parameter specified in the request URI is outside the '

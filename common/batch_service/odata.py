@@ -39,6 +39,13 @@ TASKS: Filterable = {
     'lastModifiedTime': ORDER, 'executionInfo/startTime': ORDER, 'executionInfo/endTime': ORDER,
     'executionInfo/exitCode': ORDER, 'executionInfo/result': EQUALITY}
 
+PREPARATIONS: Filterable = {
+    'poolId': EQUALITY, 'nodeId': EQUALITY,
+    **{f'{task}ExecutionInfo/{name}': comparisons
+       for task in ('jobPreparationTask', 'jobReleaseTask')
+       for name, comparisons in (('state', EQUAL), ('result', EQUALITY), ('startTime', ORDER), ('endTime', ORDER),
+                                 ('exitCode', ORDER))}}
+
 _OPERATORS = {'Eq': '=', 'NotEq': '<>', 'Gt': '>', 'GtE': '>=', 'Lt': '<', 'LtE': '<='}
 _MIRRORED = {'Gt': 'Lt', 'GtE': 'LtE', 'Lt': 'Gt', 'LtE': 'GtE'}
 _DATE_OR_STRING = re.compile(r"(?i:datetime)'([^']*)'|'(?:[^']|'')*'")
@@ -82,6 +89,21 @@ def name_prefix(text: str | None) -> str:
         raise BatchError('InvalidQueryParameterValue', QueryParameterName='$filter', QueryParameterValue=text,
                          Reason="Files can be filtered by startswith(name, '...') only")
     return match[1].replace("''", "'")
+
+
+def selects_pool(text: str | None, pool_id: str) -> bool:
+    """Whether the one filter on node counts, ``poolId eq '...'``, lets a pool through.
+
+    Raises:
+        BatchError: InvalidQueryParameterValue for any other filter.
+    """
+    if not text:
+        return True
+    match = re.fullmatch(r"\s*poolId\s+eq\s+'([^']*)'\s*", text)
+    if not match:
+        raise BatchError('InvalidQueryParameterValue', QueryParameterName='$filter', QueryParameterValue=text,
+                         Reason="Node counts can be filtered by poolId eq '...' only")
+    return match[1].lower() == pool_id.lower()
 
 
 def _plain_date(match: re.Match[str]) -> str:

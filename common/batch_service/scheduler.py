@@ -133,7 +133,7 @@ class Scheduler:
                             'taskRootDirectory': f'workitems/{job["id"]}/job-1/{task["id"]}'}
         prepared = 'jobPreparationTask' not in job or job['id'] in worker.preparations
         self._service.tasks.started(job['id'], task, 'running' if prepared else 'preparing')
-        self._service.pools.tasks_changed(worker, job['id'])
+        self._service.nodes.tasks_changed(worker, job['id'])
         run.work = self._service.spawn(self._run(job, task, run))
 
     async def _run(self, job: Document, task: Document, run: Run) -> None:
@@ -146,7 +146,7 @@ class Scheduler:
             self._runs.pop((run.job_id.lower(), run.task_id.lower()), None)
         with self._store.transaction():
             self._service.tasks.left(run, outcome)
-            self._service.pools.tasks_changed(worker, job['id'], self._store.find('task', run.job_id, run.task_id))
+            self._service.nodes.tasks_changed(worker, job['id'], self._store.find('task', run.job_id, run.task_id))
         self.wake()
 
     async def _prepare(self, job: Document, task: Document, run: Run) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import random
+import time
 import uuid
 from typing import Any
 from urllib.parse import unquote
@@ -13,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from . import versions
 from .api import ROUTES, Route
 from .auth import SharedKey
 from .errors import BatchError
@@ -21,8 +24,6 @@ from .values import now
 from .wire import Call, json_answer, parse_query
 
 _LOG = logging.getLogger(__name__)
-
-API_VERSIONS = ('2024-02-01.19.0', '2025-06-01')
 
 _LARGEST_BODY = 128 * 1024 * 1024
 _ERROR_FRAGMENT = 'Microsoft.Azure.Batch.Protocol.Entities.Container.errors/@Element'
@@ -46,7 +47,7 @@ class Server:
             raise RuntimeError(f'Only HTTP is served, not {scope["type"]}')
         request = Request(scope, receive)
         call = self._call(request)
-        request_id = str(uuid.uuid4())
+        request_id, began = str(uuid.uuid4()), time.perf_counter()
         try:
             response = await self._answer(call, request)
         except ClientDisconnect:
@@ -58,6 +59,8 @@ class Server:
             response = _refusal(call, BatchError('InternalError'), request_id)
         self._add_headers(call, response, request_id)
         await response(scope, receive, send)
+        _LOG.info('%s %s %d %.1f ms', call.method, call.path, response.status_code,
+                  (time.perf_counter() - began) * 1000)
 
     def _call(self, request: Request) -> Call:
         scope = request.scope
@@ -69,15 +72,19 @@ class Server:
 
     async def _answer(self, call: Call, request: Request) -> Response:
         self._shared_key.check(call.method, call.path, request.scope['query_string'].decode('latin-1'), call.headers)
-        _check_version(call)
+        self._be_busy()
+        call.version = versions.check(call.query.get('api-version'))
         route = self._route(call)
         call.body = await _body(request)
-        if route.handler is None:
-            raise BatchError('UnsupportedHttpVerb')
         if inspect.iscoroutinefunction(route.handler):
             return await route.handler(call)
         with self._service.store.transaction():
             return route.handler(call)
+
+    def _be_busy(self) -> None:
+        """Refuses a share of the requests, as a service under load does."""
+        if random.random() < self._service.settings.busy_share:
+            raise BatchError(random.choice(('ServerBusy', 'TooManyRequests')))
 
     def _route(self, call: Call) -> Route:
         """The route of a request; what its path names is kept on the call."""
@@ -101,15 +108,6 @@ class Server:
             response.headers['client-request-id'] = call.headers['client-request-id']
 
 
-def _check_version(call: Call) -> None:
-    version = call.query.get('api-version')
-    if version is None:
-        raise BatchError('MissingRequiredQueryParameter', QueryParameterName='api-version')
-    if version not in API_VERSIONS:
-        raise BatchError('UnsupportedRequestVersion', QueryParameterName='api-version', QueryParameterValue=version,
-                         Reason=f'Supported versions: {", ".join(API_VERSIONS)}')
-
-
 def _match(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | None:
     names: dict[str, str] = {}
     for index, part in enumerate(pattern):
@@ -118,10 +116,14 @@ def _match(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | No
             return names if names[part[1:-2]].strip('/') else None
         if index >= len(segments):
             return None
-        if part.startswith('{'):
-            names[part[1:-1]] = unquote(segments[index])
-        elif part != segments[index]:
+        before, brace, rest = part.partition('{')
+        name, _, after = rest.partition('}')
+        segment = segments[index]
+        if not brace and part == segment:
+            continue
+        if not brace or not (segment.startswith(before) and segment.endswith(after)):
             return None
+        names[name] = unquote(segment[len(before):len(segment) - len(after)])
     return names if len(pattern) == len(segments) else None
 
 
@@ -142,8 +144,9 @@ async def _body(request: Request) -> Any:
 
 
 def _refusal(call: Call, error: BatchError, request_id: str) -> Response:
+    headers = {'Retry-After': '1'} if error.code in ('ServerBusy', 'TooManyRequests') else {}
     if call.method == 'HEAD' or error.status == 304:
-        return Response(status_code=error.status)
+        return Response(status_code=error.status, headers=headers)
     document = error.document()
     document['message']['value'] += f'\nRequestId:{request_id}\nTime:{now()}'
-    return json_answer(call, _ERROR_FRAGMENT, document, error.status)
+    return json_answer(call, _ERROR_FRAGMENT, document, error.status, headers)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Coroutine, TypeVar
 
 from .jobs import Jobs
+from .nodes import Nodes
 from .pools import Pools
 from .reaper import Reaper
 from .scheduler import Scheduler
@@ -47,6 +48,7 @@ class BatchService:
         self.reaper = Reaper()
         self.scheduler = Scheduler(self)
         self.pools = Pools(self)
+        self.nodes = Nodes(self)
         self.jobs = Jobs(self)
         self.tasks = Tasks(self)
         self._background: set[asyncio.Task[Any]] = set()

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
+
+
+def _setting(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={'help': text})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The cloud's slowness and troubles, on demand.
+    """The cloud's slowness and troubles, on demand; each field's help says what it does."""
 
-    Attributes:
-        node_boot_seconds: How long a node starts before its start task.
-        deletion_seconds: How long a deleted pool or job keeps its id.
-    """
+    allocation_seconds: float = _setting(0.0, 'how long a pool resizes before its nodes are there')
+    node_boot_seconds: float = _setting(0.0, 'how long a node starts, or restarts, before its start task')
+    deletion_seconds: float = _setting(0.0, 'how long a deleted pool or job keeps its id')
+    counts_lag_seconds: float = _setting(0.0, 'how old the task counts are that a client is told')
+    core_quota: int = _setting(1_000_000, 'how many cores all nodes together may have')
+    unusable_nodes: int = _setting(0, 'how many nodes of each pool turn unusable instead of ready')
+    busy_share: float = _setting(0.0, 'which share of the requests, 0 to 1, is answered with 429 or 503')
 
-    node_boot_seconds: float = 0.0
-    deletion_seconds: float = 0.0
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Gives a command line one option for each setting, ``--core-quota N`` for instance."""
+    group = parser.add_argument_group('troubles of the cloud, to test a client with (default: none)')
+    for field in dataclasses.fields(Settings):
+        group.add_argument(f'--{field.name.replace("_", "-")}', type=type(field.default), default=field.default,
+                           metavar='N', help=field.metadata['help'])
+
+
+async def slow(seconds: float, stop: asyncio.Event) -> bool:
+    """Takes so long, or until it is stopped; says whether it was."""
+    if seconds:
+        waiting = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([waiting], timeout=seconds)
+        waiting.cancel()
+    return stop.is_set()

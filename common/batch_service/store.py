@@ -141,12 +141,14 @@ class Store:
             f'SELECT 1 FROM resource WHERE kind = ? AND parent = ? AND state IN ({", ".join("?" * len(states))}) '
             'LIMIT 1', (kind, parent, *states)).fetchone() is not None
 
-    def count_tasks(self, job_id: str) -> list[tuple[str, str, int, int]]:
-        """For each state and result of a job's tasks: how many tasks, and how many slots they need."""
+    def count_tasks(self, job_id: str, until: str) -> list[tuple[str, str, int, int]]:
+        """For each state and result of a job's tasks at a moment: how many tasks, and how many slots they need."""
         return self._connection.execute(
-            "SELECT state, json_extract(doc, '$.executionInfo.result') AS result, count(*), "
+            "SELECT CASE WHEN rtrim(json_extract(doc, '$.stateTransitionTime'), 'Z') <= rtrim(?, 'Z') THEN state "
+            "ELSE json_extract(doc, '$.previousState') END AS state_then, "
+            "json_extract(doc, '$.executionInfo.result') AS result, count(*), "
             "sum(json_extract(doc, '$.requiredSlots')) FROM resource WHERE kind = 'task' AND parent = ? "
-            'GROUP BY state, result', (job_id,)).fetchall()
+            'GROUP BY state_then, result HAVING state_then IS NOT NULL', (until, job_id)).fetchall()
 
 
 def _text(document: Document) -> str:

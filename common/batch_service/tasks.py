@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
 from .errors import BatchError
 from .node import Outcome
 from .scheduler import Run
-from .values import INFINITE, entity_tag, now
+from .values import INFINITE, entity_tag, now, timestamp
 
 if TYPE_CHECKING:
     from .service import BatchService
@@ -113,7 +114,8 @@ class Tasks:
     def counts(self, job_id: str) -> Document:
         """How many tasks, and how many of their slots, are in which state; as the wire has it."""
         counts, slots = ({'active': 0, 'running': 0, 'completed': 0, 'succeeded': 0, 'failed': 0} for _ in range(2))
-        for state, result, number, slot_number in self._store.count_tasks(job_id):
+        until = timestamp(datetime.now(timezone.utc) - timedelta(seconds=self._service.settings.counts_lag_seconds))
+        for state, result, number, slot_number in self._store.count_tasks(job_id, until):
             names = ['running' if state == 'preparing' else state]
             if state == 'completed':
                 names.append('succeeded' if result == 'success' else 'failed')

@@ -38,6 +38,7 @@ class Call:
         headers: Names in lower case.
         base: Scheme and address that the client reached the service by.
         names: What the path names, by the route's placeholders, percent-decoded.
+        version: The version of the API that the client speaks.
         body: The parsed JSON body; None if there is none.
     """
 
@@ -48,6 +49,7 @@ class Call:
     headers: Mapping[str, str]
     base: str
     names: dict[str, str] = field(default_factory=dict)
+    version: str = ''
     body: Any = None
 
     def number(self, name: str, default: int, least: int, most: int) -> int:
