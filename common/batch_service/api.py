@@ -5,6 +5,7 @@ https://learn.microsoft.com/rest/api/batchservice
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Awaitable, Callable, Union
@@ -20,6 +21,8 @@ from .wire import Call, address, changed, check_conditions, json_answer, one, pa
 
 Document = dict[str, Any]
 Handler = Callable[[Call], Union[Response, Awaitable[Response]]]
+
+_LARGEST_TASK = 1_000_000
 
 
 # Accounts
@@ -166,7 +169,7 @@ def patch_job(call: Call) -> Response:
 
 def update_job(call: Call) -> Response:
     job = _find_job(call)
-    call.service.jobs.update(job, read(documents.JOB_UPDATE, call.body))
+    call.service.jobs.update(job, read(documents.JOB_UPDATE, call.body), removed=('metadata',))
     return changed(call, 200, job)
 
 
@@ -228,6 +231,7 @@ def _job(call: Call, job: Document) -> Document:
 def add_task(call: Call) -> Response:
     job = call.service.jobs.get(call.names['job'])
     call.service.jobs.refuse_unless_open(job)
+    _refuse_large([call.body], call)
     task = call.service.tasks.add(job, read(documents.TASK, call.body))
     return changed(call, 201, task, address(call, 'jobs', job['id'], 'tasks', task['id']))
 
@@ -236,6 +240,7 @@ def add_task_collection(call: Call) -> Response:
     job = call.service.jobs.get(call.names['job'])
     call.service.jobs.refuse_unless_open(job)
     tasks = read(documents.TASK_COLLECTION, call.body)['value']
+    _refuse_large(tasks, call)
     return json_answer(call, 'taskaddresult', {'value': [_add_one_of_collection(call, job, task) for task in tasks]})
 
 
@@ -247,6 +252,11 @@ def _add_one_of_collection(call: Call, job: Document, body: Any) -> Document:
         return {'taskId': str(task_id), 'status': 'clienterror', 'error': error.document()}
     return {'taskId': task['id'], 'status': 'success', 'eTag': task['eTag'], 'lastModified': task['lastModified'],
             'location': address(call, 'jobs', job['id'], 'tasks', task['id'])}
+
+
+def _refuse_large(tasks: list[Any], call: Call) -> None:
+    if call.size > _LARGEST_TASK and any(len(json.dumps(task)) > _LARGEST_TASK for task in tasks):
+        raise BatchError('RequestBodyTooLarge')
 
 
 def list_tasks(call: Call) -> Response:
@@ -262,7 +272,7 @@ def get_task(call: Call) -> Response:
 def update_task(call: Call) -> Response:
     job_id, task = _find_task(call)
     check_conditions(call, task)
-    call.service.tasks.update(job_id, task, read(documents.TASK_UPDATE, call.body).get('constraints', {}))
+    call.service.tasks.update(job_id, task, read(documents.TASK_UPDATE, call.body)['constraints'])
     return changed(call, 200, task)
 
 

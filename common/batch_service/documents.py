@@ -2,7 +2,8 @@
 
 Properties as in the models of azure-batch 14.2 and 15.1; limits from their docstrings and
 https://learn.microsoft.com/azure/batch/batch-quota-limit; defaults as seen in recorded traffic of the service.
-What the local service does not imitate is refused by name, never ignored.
+What the local service does not imitate is refused by name, never ignored; what makes no difference to a node that
+is a directory, such as the kind of its disk, is kept and echoed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import re
 from typing import Any
 
 from .errors import BatchError, invalid_property
-from .shapes import (BOOLEAN, ID, TEXT, Field, Shape, duration_of, integer, list_of, object_of, one_of, only, read,
-                     refused, text)
+from .shapes import (BOOLEAN, ECHOED, ID, TEXT, Field, Shape, duration_of, integer, list_of, object_of, one_of,
+                     only, read, refused, text)
 from .values import INFINITE
 
 AUTO_USER = {'autoUser': {'scope': 'pool', 'elevationLevel': 'nonadmin'}}
@@ -85,9 +86,8 @@ _VIRTUAL_MACHINE: Shape = {
     'imageReference': object_of(_IMAGE)(required=True),
     'nodeAgentSKUId': TEXT(required=True),
     'containerConfiguration': _CONTAINER, 'dataDisks': refused('data disks'), 'extensions': refused('extensions'),
-    'diskEncryptionConfiguration': refused('encrypted disks'), 'licenseType': refused('licenses'),
-    'nodePlacementConfiguration': object_of({'policy': one_of('regional', 'zonal')}),
-    'osDisk': refused('operating system disks'), 'securityProfile': refused('security profiles'),
+    **dict.fromkeys(('diskEncryptionConfiguration', 'licenseType', 'nodePlacementConfiguration', 'osDisk',
+                     'securityProfile'), ECHOED),
     'serviceArtifactReference': refused('service artifacts'), 'windowsConfiguration': refused('Windows nodes')}
 
 POOL: Shape = {
@@ -115,8 +115,8 @@ POOL: Shape = {
     'metadata': _METADATA,
     'mountConfiguration': refused('mounts'),
     'targetNodeCommunicationMode': one_of('default', 'classic', 'simplified'),
-    'upgradePolicy': refused('upgrade policies'),
-    'resourceTags': refused('resource tags')}
+    'upgradePolicy': ECHOED,
+    'resourceTags': ECHOED}
 
 _TASK_CONSTRAINTS = object_of({
     'maxWallClockTime': duration_of()(default=INFINITE),
@@ -140,7 +140,7 @@ JOB: Shape = {
         required=True),
     'priority': integer(-1000, 1000, code='OutOfRangePriority')(default=0),
     'maxParallelTasks': integer(-1)(default=-1),
-    'allowTaskPreemption': BOOLEAN(default=False),
+    'allowTaskPreemption': refused('preempted tasks', unless=(False,))(default=False),
     'constraints': object_of({'maxWallClockTime': duration_of()(default=INFINITE),
                               'maxTaskRetryCount': _RETRIES(default=0)})(
         default=lambda: {'maxWallClockTime': INFINITE, 'maxTaskRetryCount': 0}),
@@ -171,7 +171,8 @@ TASK: Shape = {
     'affinityInfo': object_of({'affinityId': TEXT(required=True)}),
     'constraints': object_of({'maxWallClockTime': duration_of()(default=INFINITE),
                               'retentionTime': duration_of()(default=TASK_RETENTION),
-                              'maxTaskRetryCount': _RETRIES}),
+                              'maxTaskRetryCount': _RETRIES})(
+        default=lambda: {'maxWallClockTime': INFINITE, 'retentionTime': TASK_RETENTION}),
     'requiredSlots': integer(1, 256)(default=1),
     'multiInstanceSettings': refused('multi-instance tasks'),
     'dependsOn': object_of({

@@ -62,7 +62,11 @@ def find(base: Path, name: str) -> Path:
     """
     path = Path(os.path.normpath(base / name.lstrip('/')))
     root = base.resolve()
-    if '\0' in name or not path.exists() or root not in (path.resolve(), *path.resolve().parents):
+    try:
+        resolved = path.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # not there; too long; with a NUL; a link to itself
+        raise BatchError('FileNotFound') from None
+    if root not in (resolved, *resolved.parents):
         raise BatchError('FileNotFound')
     return path
 

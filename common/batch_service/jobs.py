@@ -69,8 +69,8 @@ class Jobs:
         self._watch_the_clock(job)
         self.terminate_if_all_tasks_are_complete(job)
 
-    def update(self, job: Document, changes: Document) -> None:
-        """Changes some properties of a job.
+    def update(self, job: Document, changes: Document, *, removed: tuple[str, ...] = ()) -> None:
+        """Changes some properties of a job, and removes others.
 
         Raises:
             BatchError: The job's state, or a change that it does not allow.
@@ -82,6 +82,8 @@ class Jobs:
         if job['onAllTasksComplete'] == 'terminatejob' and changes.get('onAllTasksComplete') == 'noaction':
             raise BatchError('InvalidPropertyValue', PropertyName='onAllTasksComplete', PropertyValue='noaction',
                              Reason='It cannot be changed back to noaction')
+        for name in removed:
+            job.pop(name, None)
         job |= changes
         job['executionInfo']['poolId'] = job['poolInfo']['poolId']
         job |= {'eTag': entity_tag(), 'lastModified': now()}
@@ -144,7 +146,7 @@ class Jobs:
             await self._release(job)
         if job['state'] == 'deleting':
             await asyncio.sleep(self._service.settings.deletion_seconds)
-            self._forget(job)
+            await self._forget(job)
             return
         with self._store.transaction():
             job = self.get(job_id)
@@ -154,14 +156,14 @@ class Jobs:
                 job['executionInfo']['endTime'] = now()
                 self._move(job, 'completed')
 
-    def _forget(self, job: Document) -> None:
+    async def _forget(self, job: Document) -> None:
+        for worker in list(self._service.scheduler.workers.values()):
+            worker.preparations.pop(job['id'], None)
+            await asyncio.to_thread(shutil.rmtree, worker.node.job_directory(job['id']), ignore_errors=True)
         with self._store.transaction():
             self._store.remove('task', job['id'])
             self._store.remove('preparation', job['id'])
             self._store.remove('job', '', job['id'])
-        for worker in self._service.scheduler.workers.values():
-            worker.preparations.pop(job['id'], None)
-            shutil.rmtree(worker.node.task_directory(job['id'], '').parent, ignore_errors=True)
 
     def _move(self, job: Document, state: str) -> None:
         job |= {'previousState': job['state'], 'previousStateTransitionTime': job['stateTransitionTime'],

@@ -7,6 +7,7 @@ https://learn.microsoft.com/azure/batch/batch-compute-node-environment-variables
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 import shutil
 import signal
@@ -18,6 +19,8 @@ from typing import Any
 from .outputs import upload_outputs
 from .reaper import Reaper, kill
 from .transfers import TransferError, Transfers
+
+_LOG = logging.getLogger(__name__)
 
 KILL_AFTER_SECONDS = 5.0
 """How long a process that was told to end has for it."""
@@ -90,10 +93,21 @@ class Node:
 
     def task_directory(self, job_id: str, task_id: str) -> Path:
         """Where a task's ``stdout.txt``, ``stderr.txt`` and ``wd`` are."""
-        return self.root / 'workitems' / job_id / 'job-1' / task_id
+        return self.job_directory(job_id) / 'job-1' / task_id
+
+    def job_directory(self, job_id: str) -> Path:
+        """Where the directories of a job's tasks are."""
+        return self.root / 'workitems' / job_id
 
     async def run(self, command: Command, stop: asyncio.Event) -> Outcome:
         """Runs a command to its end; ends it and its process group when ``stop`` is set or its time is over."""
+        try:
+            return await self._run(command, stop)
+        except Exception as error:  # whatever it is, the task must not seem to run for ever
+            _LOG.exception('The node failed to run %s', command.directory)
+            return Outcome(None, _failure('Unknown', f'{type(error).__name__}: {error}', 'servererror'))
+
+    async def _run(self, command: Command, stop: asyncio.Event) -> Outcome:
         work = command.directory / 'wd'
         environment = {
             **self._environment, 'HOME': str(work), 'PWD': str(work), 'AZ_BATCH_TASK_DIR': str(command.directory),

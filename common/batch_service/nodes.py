@@ -112,7 +112,7 @@ class Nodes:
     async def _restart(self, worker: Worker, anew: bool, running_tasks: str) -> None:
         await self._end_work(worker, running_tasks)
         if anew:
-            shutil.rmtree(worker.node.root, ignore_errors=True)
+            await _remove(worker.node.root)
         if self._store.find('node', worker.pool_id, worker.node_id):
             self._boot(worker.pool_id, worker.node_id)
 
@@ -152,9 +152,9 @@ class Nodes:
         else:
             await self._end_boot(node_id)
         self._service.scheduler.workers.pop(node_id, None)
+        await _remove(self._root(pool_id, node_id))
         with self._store.transaction():
             self._store.remove('node', pool_id, node_id)
-        shutil.rmtree(self._root(pool_id, node_id), ignore_errors=True)
 
     async def _end_work(self, worker: Worker, running_tasks: str) -> None:
         await self._end_runs(worker, running_tasks)
@@ -276,6 +276,10 @@ class Nodes:
     def _move(self, pool_id: str, node: Document, state: str) -> None:
         node |= {'state': state, 'stateTransitionTime': now()}
         self._store.save('node', pool_id, node)
+
+
+async def _remove(directory: Path) -> None:
+    await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 def _refuse_unless_up(node: Document) -> None:

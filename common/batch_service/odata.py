@@ -49,6 +49,7 @@ PREPARATIONS: Filterable = {
 _OPERATORS = {'Eq': '=', 'NotEq': '<>', 'Gt': '>', 'GtE': '>=', 'Lt': '<', 'LtE': '<='}
 _MIRRORED = {'Gt': 'Lt', 'GtE': 'LtE', 'Lt': 'Gt', 'LtE': 'GtE'}
 _DATE_OR_STRING = re.compile(r"(?i:datetime)'([^']*)'|'(?:[^']|'')*'")
+_MOST_COMPARISONS = 200
 _OTHER_NAMES = {'lastModifiedTime': 'lastModified'}
 
 
@@ -73,7 +74,8 @@ def condition(text: str, filterable: Filterable) -> tuple[str, list[Any]]:
         return _sql(tree, filterable, parameters), parameters
     except (exceptions.ODataException, ValueError, RecursionError) as error:
         raise BatchError('InvalidQueryParameterValue', QueryParameterName='$filter', QueryParameterValue=text,
-                         Reason=str(error) or 'The filter is nested too deeply') from error
+                         Reason='The filter is nested too deeply' if isinstance(error, RecursionError)
+                         else str(error)) from error
 
 
 def name_prefix(text: str | None) -> str:
@@ -138,6 +140,8 @@ def _comparison(left: Any, operator: str, right: Any, filterable: Filterable, pa
     _allow(name, operator, filterable)
     value = _literal(right)
     parameters.append(value)
+    if len(parameters) > _MOST_COMPARISONS:
+        raise ValueError(f'The filter has more than {_MOST_COMPARISONS} comparisons')
     column, sign, place = _column(name), _OPERATORS[operator], f'?{len(parameters)}'
     if name == 'state':
         parameters[-1] = str(value).lower()
@@ -166,6 +170,8 @@ def _allow(name: str, operator: str, filterable: Filterable) -> None:
 def _literal(node: Any) -> Any:
     kind = type(node).__name__
     if kind == 'Integer':
+        if abs(int(node.val)) >= 1 << 63:
+            raise ValueError(f'The number {node.val} is too large')
         return int(node.val)
     if kind == 'Boolean':
         return node.val.lower() == 'true'

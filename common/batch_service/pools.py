@@ -129,10 +129,10 @@ class Pools:
         await asyncio.gather(*(self._service.nodes.take_down(pool_id, node['id'], 'requeue')
                                for node in self._store.all('node', pool_id)))
         await asyncio.sleep(self._service.settings.deletion_seconds)
+        shutil.rmtree(self._service.workspace / 'nodes' / pool_id, ignore_errors=True)  # empty by now
         with self._store.transaction():
             self._store.remove('node', pool_id)
             self._store.remove('pool', '', pool_id)
-        shutil.rmtree(self._service.workspace / 'nodes' / pool_id, ignore_errors=True)
 
     def node_counts(self) -> list[Document]:
         """How many nodes of each pool are in which state; as the wire has it."""

@@ -95,7 +95,7 @@ class Scheduler:
         if not free:
             return
         with self._store.transaction():
-            jobs = self._store.all('job', None, 'active')
+            jobs = self._store.all('job', '', 'active')
             for job in sorted(jobs, key=lambda job: -job['priority']):
                 if workers := free.get(job['poolInfo']['poolId'].lower()):
                     self._place_tasks_of(job, workers)
@@ -108,7 +108,8 @@ class Scheduler:
             return
         pool = self._store.find('pool', '', workers[0].pool_id) or {}
         pack = pool['taskSchedulingPolicy']['nodeFillType'] == 'Pack'
-        for task in self._store.queue(job['id'], most):
+        largest = max(worker.free_slots for worker in workers)
+        for task in self._store.queue(job['id'], most, largest):
             slots = task['requiredSlots']
             fitting = [worker for worker in workers
                        if worker.free_slots >= slots and not self._is_useless(worker, job)]

@@ -75,7 +75,7 @@ class Server:
         self._be_busy()
         call.version = versions.check(call.query.get('api-version'))
         route = self._route(call)
-        call.body = await _body(request)
+        call.body, call.size = await _body(request)
         if inspect.iscoroutinefunction(route.handler):
             return await route.handler(call)
         with self._service.store.transaction():
@@ -127,8 +127,8 @@ def _match(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | No
     return names if len(pattern) == len(segments) else None
 
 
-async def _body(request: Request) -> Any:
-    """The parsed body, None if it is empty."""
+async def _body(request: Request) -> tuple[Any, int]:
+    """The parsed body, None if it is empty, and its size."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -136,9 +136,9 @@ async def _body(request: Request) -> Any:
             raise BatchError('RequestBodyTooLarge')
         parts.append(part)
     if not size:
-        return None
+        return None, 0
     try:
-        return json.loads(b''.join(parts))
+        return json.loads(b''.join(parts)), size
     except (ValueError, RecursionError) as error:
         raise BatchError('InvalidRequestBody', Reason=str(error)) from error
 

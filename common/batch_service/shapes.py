@@ -96,13 +96,16 @@ def text(*, most: int | None = None, least: int = 0) -> Field:
     def convert(value: Any, path: str) -> str:
         if not isinstance(value, str):
             raise invalid_property(path, value, 'Expected a string')
-        if '\0' in value or len(value) < least or (most is not None and len(value) > most):
-            raise invalid_property(path, value, f'Expected {least} to {most or "any number of"} characters, none '
-                                                'of them NUL')
+        if len(value) < least or (most is not None and len(value) > most):
+            raise invalid_property(path, value, f'Expected {least} to {most or "any number of"} characters')
+        if _UNFIT.search(value):
+            raise invalid_property(path, value.encode(errors='backslashreplace').decode(),
+                                   'A character is NUL or half of a surrogate pair')
         return value
     return Field(convert)
 
 
+_UNFIT = re.compile('[\0\ud800-\udfff]')
 _ID = re.compile(r'[A-Za-z0-9_-]{1,64}')
 
 
@@ -180,4 +183,5 @@ def _moment(value: Any, path: str) -> str:
 ID = Field(_id)
 BOOLEAN = Field(_boolean)
 MOMENT = Field(_moment)
+ECHOED = Field(lambda value, path: value)
 TEXT = text()

@@ -115,11 +115,11 @@ class Store:
             f'AND {where} ORDER BY id LIMIT ?{used + 4}', [*parameters, kind, parent, after, most])
         return [json.loads(doc) for doc, in rows]
 
-    def queue(self, job_id: str, most: int) -> list[Document]:
-        """The next tasks of a job that may be scheduled, in the order in which they were added."""
+    def queue(self, job_id: str, most: int, slots: int) -> list[Document]:
+        """The next tasks of a job that may be scheduled and fit so many slots, in the order of their adding."""
         rows = self._connection.execute(
             "SELECT doc FROM resource WHERE kind = 'task' AND state = 'active' AND ready = 1 AND parent = ? "
-            'ORDER BY number LIMIT ?', (job_id, most))
+            "AND json_extract(doc, '$.requiredSlots') <= ? ORDER BY number LIMIT ?", (job_id, slots, most))
         return [json.loads(doc) for doc, in rows]
 
     def waiting(self, job_id: str) -> list[Document]:

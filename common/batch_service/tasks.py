@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 from .errors import BatchError
 from .node import Outcome
 from .scheduler import Run
-from .values import INFINITE, entity_tag, now, timestamp
+from .values import duration, entity_tag, moment, now, timestamp
 
 if TYPE_CHECKING:
     from .service import BatchService
@@ -55,7 +55,6 @@ class Tasks:
             BatchError: TaskExists, or what is wrong between this task and its job.
         """
         _check_against_job(task, job)
-        task.setdefault('constraints', {'maxWallClockTime': INFINITE, 'retentionTime': 'P7D'})
         task['constraints'].setdefault('maxTaskRetryCount', job['constraints']['maxTaskRetryCount'])
         moment_added = now()
         task |= {'eTag': entity_tag(), 'lastModified': moment_added, 'creationTime': moment_added, 'state': 'active',
@@ -137,6 +136,8 @@ class Tasks:
         if worker is None:
             raise BatchError('TaskFilesUnavailable')
         directory = worker.node.task_directory(job_id, task['id'])
+        if task['state'] == 'completed' and _is_past_retention(task):
+            shutil.rmtree(directory, ignore_errors=True)
         if not directory.is_dir():
             raise BatchError('TaskFilesCleanedup')
         return directory
@@ -252,6 +253,11 @@ def _satisfies(parent: Document | None) -> bool:
         return False
     succeeded = parent['executionInfo']['result'] == 'success'
     return exit_options(parent).get('dependencyAction', 'satisfy' if succeeded else 'block') == 'satisfy'
+
+
+def _is_past_retention(task: Document) -> bool:
+    kept = duration(task['constraints']['retentionTime'])
+    return kept is not None and moment(task['executionInfo']['endTime']) + kept < datetime.now(timezone.utc)
 
 
 def _may_retry(task: Document, outcome: Outcome) -> bool:

@@ -23,6 +23,7 @@ from .values import http_date, moment
 Document = dict[str, Any]
 
 _LARGEST_PAGE = 1000
+_CONDITIONS = {'if-match', 'if-none-match', 'if-modified-since', 'if-unmodified-since'}
 _JSON = 'application/json; odata=minimalmetadata'
 
 
@@ -39,6 +40,7 @@ class Call:
         base: Scheme and address that the client reached the service by.
         names: What the path names, by the route's placeholders, percent-decoded.
         version: The version of the API that the client speaks.
+        size: How many bytes the body has.
         body: The parsed JSON body; None if there is none.
     """
 
@@ -50,6 +52,7 @@ class Call:
     base: str
     names: dict[str, str] = field(default_factory=dict)
     version: str = ''
+    size: int = 0
     body: Any = None
 
     def number(self, name: str, default: int, least: int, most: int) -> int:
@@ -83,6 +86,7 @@ def json_answer(call: Call, fragment: str, document: Document, status: int = 200
 
 def one(call: Call, fragment: str, document: Document) -> Response:
     """A single resource, with its entity tag, and only the properties that the client selected."""
+    _check_expand(call)
     check_conditions(call, document)
     return json_answer(call, f'{fragment}/@Element', _selected(call, document), headers=_tags(document))
 
@@ -100,6 +104,7 @@ def changed(call: Call, status: int, document: Document | None = None, location:
 def page(call: Call, fragment: str, kind: str, parent: str, filterable: Filterable,
          present: Callable[[Document], Document], largest: int = _LARGEST_PAGE) -> Response:
     """One page of a list of resources in the order of their ids, with the link to the next one."""
+    _check_expand(call)
     most = call.number('maxresults', largest, 1, largest)
     chosen = condition(call.query['$filter'], filterable) if call.query.get('$filter') else None
     documents = call.service.store.page(kind, parent, _from_token(call.query.get('$skiptoken')), most + 1, chosen)
@@ -144,6 +149,12 @@ def _selected(call: Call, document: Document) -> Document:
     return {name: value for name, value in document.items() if name in names}
 
 
+def _check_expand(call: Call) -> None:
+    expand = call.query.get('$expand', 'stats')
+    if expand != 'stats':
+        raise _bad_parameter('$expand', expand, "Only 'stats' can be expanded")
+
+
 def _tags(document: Document) -> dict[str, str]:
     if 'eTag' not in document:
         return {}
@@ -154,8 +165,11 @@ def check_conditions(call: Call, document: Document) -> None:
     """Compares the request's conditional headers with a resource.
 
     Raises:
-        BatchError: ConditionNotMet, with status 304 for a read and 412 for a write.
+        BatchError: ConditionNotMet, with status 304 for a read and 412 for a write; or
+            MultipleConditionHeadersNotSupported.
     """
+    if len(_CONDITIONS & call.headers.keys()) > 1:
+        raise BatchError('MultipleConditionHeadersNotSupported')
     tag, modified = document.get('eTag', ''), document.get('lastModified')
     met = True
     if 'if-match' in call.headers:

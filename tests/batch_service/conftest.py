@@ -10,9 +10,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 from azure.batch import BatchServiceClient, models
+from azure.batch.batch_auth import SharedKeyAuth
 
-from .workbench import ServiceProcess, Workbench
+from .workbench import ACCOUNT, ServiceProcess, Workbench
 
 
 @pytest.fixture(scope='session')
@@ -34,8 +36,7 @@ def own_service(tmp_path: Path) -> Iterator[ServiceProcess]:
     """A service for one test, which may stop it, kill it and start it again."""
     service = ServiceProcess(tmp_path)
     yield service
-    if service.process.returncode is None:
-        service.stop()
+    service.stop()
 
 
 @pytest.fixture
@@ -62,6 +63,18 @@ def bench(empty_bench: Workbench) -> Workbench:
     empty_bench.add_pool()
     empty_bench.add_job()
     return empty_bench
+
+
+@pytest.fixture
+def send(shared_service: ServiceProcess) -> Callable[..., requests.Response]:
+    """Sends a signed request that no SDK would send, and returns the answer."""
+    auth = SharedKeyAuth('Authorization', ACCOUNT, shared_service.key_file.read_text())
+
+    def send(method: str, path: str, **options: object) -> requests.Response:
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.request(method, shared_service.url + path, auth=auth, timeout=10, **options)
+    return send
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

@@ -8,21 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from azure.batch import BatchServiceClient, models
-from azure.batch.batch_auth import SharedKeyAuth, SharedKeyCredentials
+from azure.batch.batch_auth import SharedKeyCredentials
 
 VERSION = '2024-02-01.19.0'
-
-
-@pytest.fixture
-def send(shared_service):
-    """Sends a signed request that no SDK would send, and returns the answer."""
-    auth = SharedKeyAuth('Authorization', 'localbatch', shared_service.key_file.read_text())
-
-    def send(method: str, path: str, **options: object) -> requests.Response:
-        with requests.Session() as session:
-            session.trust_env = False
-            return session.request(method, shared_service.url + path, auth=auth, timeout=10, **options)
-    return send
 
 
 def test_wrong_key_is_refused(shared_service) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from azure.batch import BatchServiceClient, models
 from azure.batch.batch_auth import SharedKeyCredentials
@@ -22,9 +23,10 @@ ACCOUNT = 'localbatch'
 class ServiceProcess:
     """``python -m common.batch_service`` on a workspace; can be stopped, killed and started again."""
 
-    def __init__(self, workspace: Path, *options: str) -> None:
+    def __init__(self, workspace: Path, *options: str, stderr: IO[str] | None = None) -> None:
         self.workspace = workspace
         self.options = options
+        self.stderr = stderr
         self.key_file = workspace / 'batch.key'
         if not self.key_file.exists():
             self.key_file.write_text(base64.b64encode(secrets.token_bytes(64)).decode())
@@ -35,12 +37,12 @@ class ServiceProcess:
             [sys.executable, '-m', 'common.batch_service', '--workspace', str(self.workspace), '--account', ACCOUNT,
              '--key-file', str(self.key_file), '--exit-with-stdin', *self.options],
             cwd=PROJECT, env={**os.environ, 'AZURE_BATCH_ACCESS_KEY': 'secret-of-the-caller'},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True)
         self.url = self.process.stdout.readline().rpartition(' ')[2].strip()
         assert self.url, 'The service did not start'
 
     def stop(self) -> int:
-        """Closes its standard input, as the end of its parent would; returns its exit code."""
+        """Closes its standard input, as the end of its parent would; returns its exit code. Twice is fine."""
         self.process.stdin.close()
         code = self.process.wait(timeout=20)
         self.process.stdout.close()

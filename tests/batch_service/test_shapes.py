@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.batch_service import documents
+from common.batch_service.errors import BatchError
+from common.batch_service.shapes import read
+
+POOL = {'id': 'p', 'vmSize': 'standard_d2s_v5', 'virtualMachineConfiguration': {
+    'imageReference': {'publisher': 'a', 'offer': 'b', 'sku': 'c'}, 'nodeAgentSKUId': 'd'}}
+JOB = {'id': 'j', 'poolInfo': {'poolId': 'p'}}
+TASK = {'id': 't', 'commandLine': 'true'}
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)
+
+
+@pytest.mark.parametrize(('shape', 'document'), [
+    (documents.POOL, POOL), (documents.JOB, JOB), (documents.TASK, TASK)])
+def test_any_value_of_any_property_is_read_or_refused(shape, document) -> None:
+    @given(st.sampled_from(sorted(shape)), ANYTHING)
+    def check(name: str, value: object) -> None:
+        try:
+            read(shape, {**document, name: value})
+        except BatchError as error:
+            assert 400 <= error.status < 500
+    check()
+
+
+@pytest.mark.parametrize(('shape', 'document', 'code', 'name'), [
+    (documents.POOL, {**POOL, 'id': 'a/b'}, 'InvalidPropertyValue', 'id'),
+    (documents.POOL, {**POOL, 'id': 'x' * 65}, 'InvalidPropertyValue', 'id'),
+    (documents.POOL, {**POOL, 'resizeTimeout': 'PT1M'}, 'InvalidPropertyValue', 'resizeTimeout'),
+    (documents.POOL, {**POOL, 'targetDedicatedNodes': -1}, 'InvalidPropertyValue', 'targetDedicatedNodes'),
+    (documents.POOL, {**POOL, 'startTask': {}}, 'MissingRequiredProperty', 'startTask.commandLine'),
+    (documents.POOL, {**POOL, 'enableAutoScale': True}, 'UnsupportedProperty', 'enableAutoScale'),
+    (documents.JOB, {**JOB, 'priority': 1001}, 'OutOfRangePriority', 'priority'),
+    (documents.JOB, {**JOB, 'jobManagerTask': {'id': 'm'}}, 'UnsupportedProperty', 'jobManagerTask'),
+    (documents.JOB, {**JOB, 'poolInfo': {'autoPoolSpecification': {'poolLifetimeOption': 'job'}}},
+     'UnsupportedProperty', 'poolInfo.autoPoolSpecification'),
+    (documents.TASK, {**TASK, 'containerSettings': {'imageName': 'x'}}, 'UnsupportedProperty', 'containerSettings'),
+    (documents.TASK, {**TASK, 'multiInstanceSettings': {'coordinationCommandLine': 'x'}}, 'UnsupportedProperty',
+     'multiInstanceSettings'),
+    (documents.TASK, {**TASK, 'resourceFiles': [{'filePath': 'x'}]}, 'InvalidPropertyValue', 'resourceFiles[0]'),
+    (documents.TASK, {**TASK, 'resourceFiles': [{'httpUrl': 'x'}]}, 'MissingRequiredProperty',
+     'resourceFiles[0].filePath'),
+    (documents.TASK, {**TASK, 'resourceFiles': [{'httpUrl': 'x', 'filePath': 'y', 'fileMode': '9'}]},
+     'InvalidPropertyValue', 'resourceFiles[0].fileMode'),
+])
+def test_what_is_wrong_is_named(shape, document, code: str, name: str) -> None:
+    with pytest.raises(BatchError) as error:
+        read(shape, document)
+    assert (error.value.code, error.value.values['PropertyName']) == (code, name)
+
+
+def test_refused_property_says_what_is_not_imitated() -> None:
+    with pytest.raises(BatchError, match='does not imitate mounts'):
+        read(documents.POOL, {**POOL, 'mountConfiguration': [{'nfsMountConfiguration': {}}]})
+
+
+def test_numbers_may_come_as_text() -> None:
+    assert read(documents.POOL, {**POOL, 'targetDedicatedNodes': '2'})['targetDedicatedNodes'] == 2
+
+
+def test_defaults_are_not_shared() -> None:
+    first, second = read(documents.TASK, TASK), read(documents.TASK, TASK)
+    first['userIdentity']['autoUser']['scope'] = 'task'
+    assert second['userIdentity']['autoUser']['scope'] == 'pool'
