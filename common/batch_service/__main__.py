@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -68,15 +69,15 @@ async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: s
     settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
     service = BatchService(options.workspace / 'batch', options.account, settings, options.cert)
     config = uvicorn.Config(Server(service, shared_key), loop='asyncio', http='h11', lifespan='off', log_config=None,
-                            access_log=False, server_header=False, timeout_graceful_shutdown=1,
+                            access_log=False, server_header=False, date_header=False,
                             ssl_certfile=options.cert, ssl_keyfile=options.key)
-    server = uvicorn.Server(config)
+    server = _PromptServer(config)
     scheme = 'https' if options.cert else 'http'
     url = f'{scheme}://{_HOST}:{listener.getsockname()[1]}'
     service.start(url)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn puts its own handlers in these places, and raises the signal again when it has stopped.
-        signal.signal(number, lambda *_: setattr(server, 'should_exit', True))
+        signal.signal(number, server.handle_exit)
     if options.exit_with_stdin:
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     print(f'Batch service listens on {url}', flush=True)
@@ -84,6 +85,22 @@ async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: s
         await server.serve([listener])
     finally:
         await service.stop()
+
+
+class _PromptServer(uvicorn.Server):
+    """Stops at once when it is told to; uvicorn's own looks ten times a second, and waits for idle connections."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._loop = asyncio.get_running_loop()
+        self._told = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = self.force_exit = True
+        self._loop.call_soon_threadsafe(self._told.set)
+
+    async def main_loop(self) -> None:
+        await self._told.wait()
 
 
 def _stop_at_end_of_input() -> None:

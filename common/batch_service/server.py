@@ -8,6 +8,7 @@ import logging
 import random
 import time
 import uuid
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import unquote
 
@@ -101,6 +102,7 @@ class Server:
 
     @staticmethod
     def _add_headers(call: Call, response: Response, request_id: str) -> None:
+        response.headers['Date'] = formatdate(usegmt=True)
         response.headers['request-id'] = request_id
         response.headers['DataServiceVersion'] = '3.0'
         response.headers['X-Content-Type-Options'] = 'nosniff'
