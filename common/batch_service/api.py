@@ -44,7 +44,7 @@ def list_pools(call: Call) -> Response:
 
 
 def get_pool(call: Call) -> Response:
-    return one(call, 'pools', _pool(call, call.service.pools.get(call.names['pool'])))
+    return one(call, 'pools', _pool(call, call.pool()))
 
 
 def patch_pool(call: Call) -> Response:
@@ -92,7 +92,7 @@ def list_node_counts(call: Call) -> Response:
 
 
 def _find_pool(call: Call) -> Document:
-    pool = call.service.pools.get(call.names['pool'])
+    pool = call.pool()
     check_conditions(call, pool)
     return pool
 
@@ -104,12 +104,12 @@ def _pool(call: Call, pool: Document) -> Document:
 # Nodes
 
 def list_nodes(call: Call) -> Response:
-    pool = call.service.pools.get(call.names['pool'])
+    pool = call.pool()
     return page(call, 'nodes', 'node', pool['id'], odata.NODES, lambda node: _node(call, node))
 
 
 def get_node(call: Call) -> Response:
-    return one(call, 'nodes', _node(call, call.service.nodes.get(call.names['pool'], call.names['node'])))
+    return one(call, 'nodes', _node(call, call.node()))
 
 
 def reboot_node(call: Call) -> Response:
@@ -121,20 +121,20 @@ def reimage_node(call: Call) -> Response:
 
 
 def _restart_node(call: Call, state: str, shape: Shape, option: str) -> Response:
-    node = call.service.nodes.get(call.names['pool'], call.names['node'])
+    node = call.node()
     call.service.nodes.restart(call.names['pool'], node, state, read(shape, call.body or {})[option])
     return changed(call, 202)
 
 
 def disable_node_scheduling(call: Call) -> Response:
-    node = call.service.nodes.get(call.names['pool'], call.names['node'])
+    node = call.node()
     option = read(documents.NODE_DISABLE, call.body or {})['nodeDisableSchedulingOption']
     call.service.nodes.disable_scheduling(call.names['pool'], node, option)
     return changed(call, 200)
 
 
 def enable_node_scheduling(call: Call) -> Response:
-    node = call.service.nodes.get(call.names['pool'], call.names['node'])
+    node = call.node()
     call.service.nodes.enable_scheduling(call.names['pool'], node)
     return changed(call, 200)
 
@@ -158,7 +158,7 @@ def list_jobs(call: Call) -> Response:
 
 
 def get_job(call: Call) -> Response:
-    return one(call, 'jobs', _job(call, call.service.jobs.get(call.names['job'])))
+    return one(call, 'jobs', _job(call, call.job()))
 
 
 def patch_job(call: Call) -> Response:
@@ -198,13 +198,13 @@ def delete_job(call: Call) -> Response:
 
 
 def get_task_counts(call: Call) -> Response:
-    job = call.service.jobs.get(call.names['job'])
+    job = call.job()
     counts = versions.task_counts_to_client(call.version, call.service.tasks.counts(job['id']))
     return json_answer(call, 'taskcountsresult/@Element', counts)
 
 
 def list_preparation_and_release_status(call: Call) -> Response:
-    job = call.service.jobs.get(call.names['job'])
+    job = call.job()
     if 'jobPreparationTask' not in job and 'jobReleaseTask' not in job:
         raise BatchError('JobPreparationTaskOrReleaseTaskNotSpecified')
     return page(call, 'jobpreparationandreleasetaskstatuslist', 'preparation', job['id'], odata.PREPARATIONS,
@@ -217,7 +217,7 @@ def _preparation(call: Call, status: Document) -> Document:
 
 
 def _find_job(call: Call) -> Document:
-    job = call.service.jobs.get(call.names['job'])
+    job = call.job()
     check_conditions(call, job)
     return job
 
@@ -229,7 +229,7 @@ def _job(call: Call, job: Document) -> Document:
 # Tasks
 
 def add_task(call: Call) -> Response:
-    job = call.service.jobs.get(call.names['job'])
+    job = call.job()
     call.service.jobs.refuse_unless_open(job)
     _refuse_large([call.body], call)
     task = call.service.tasks.add(job, read(documents.TASK, call.body))
@@ -237,7 +237,7 @@ def add_task(call: Call) -> Response:
 
 
 def add_task_collection(call: Call) -> Response:
-    job = call.service.jobs.get(call.names['job'])
+    job = call.job()
     call.service.jobs.refuse_unless_open(job)
     tasks = read(documents.TASK_COLLECTION, call.body)['value']
     _refuse_large(tasks, call)
@@ -260,46 +260,42 @@ def _refuse_large(tasks: list[Any], call: Call) -> None:
 
 
 def list_tasks(call: Call) -> Response:
-    job = call.service.jobs.get(call.names['job'])
+    job = call.job()
     return page(call, 'tasks', 'task', job['id'], odata.TASKS, lambda task: _task(call, job['id'], task))
 
 
 def get_task(call: Call) -> Response:
-    job_id, task = _find_task(call)
-    return one(call, 'tasks', _task(call, job_id, task))
+    return one(call, 'tasks', _task(call, call.job()['id'], call.task()))
 
 
 def update_task(call: Call) -> Response:
     job_id, task = _find_task(call)
-    check_conditions(call, task)
     call.service.tasks.update(job_id, task, read(documents.TASK_UPDATE, call.body)['constraints'])
     return changed(call, 200, task)
 
 
 def reactivate_task(call: Call) -> Response:
     job_id, task = _find_task(call)
-    check_conditions(call, task)
     call.service.tasks.reactivate(job_id, task)
     return Response(status_code=204)
 
 
 async def terminate_task(call: Call) -> Response:
     job_id, task = _find_task(call)
-    check_conditions(call, task)
     await call.service.tasks.terminate(job_id, task)
     return changed(call, 204, task)
 
 
 async def delete_task(call: Call) -> Response:
     job_id, task = _find_task(call)
-    check_conditions(call, task)
     await call.service.tasks.delete(job_id, task)
     return Response(status_code=200)
 
 
 def _find_task(call: Call) -> tuple[str, Document]:
-    job = call.service.jobs.get(call.names['job'])
-    return job['id'], call.service.tasks.get(job['id'], call.names['task'])
+    task = call.task()
+    check_conditions(call, task)
+    return call.job()['id'], task
 
 
 def _task(call: Call, job_id: str, task: Document) -> Document:
@@ -325,10 +321,10 @@ class _Files:
 
 def _files(call: Call) -> _Files:
     if 'node' in call.names:
-        node = call.service.nodes.get(call.names['pool'], call.names['node'])
+        node = call.node()
         worker = call.service.nodes.worker(node['id'])
         return _Files(worker.node.root, address(call, 'pools', worker.pool_id, 'nodes', node['id'], 'files'))
-    job_id, task = _find_task(call)
+    job_id, task = call.job()['id'], call.task()
     base = call.service.tasks.directory(job_id, task)
     return _Files(base, address(call, 'jobs', job_id, 'tasks', task['id'], 'files'))
 
@@ -381,7 +377,7 @@ def refused(what: str) -> Handler:
 
 
 def list_subtasks(call: Call) -> Response:
-    _find_task(call)
+    call.task()
     return page_of(call, 'subtasks', [])
 
 

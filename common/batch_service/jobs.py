@@ -38,17 +38,6 @@ class Jobs:
                 self._service.spawn(self._settle(job['id']))
             self._watch_the_clock(job)
 
-    def get(self, job_id: str) -> Document:
-        """The job's document.
-
-        Raises:
-            BatchError: JobNotFound.
-        """
-        job = self._store.find('job', '', job_id)
-        if job is None:
-            raise BatchError('JobNotFound')
-        return job
-
     def refuse_unless_open(self, job: Document) -> None:
         """Raises what says why a job takes no new tasks, if it takes none."""
         if job['state'] in _REFUSALS:
@@ -65,7 +54,8 @@ class Jobs:
                 'stateTransitionTime': moment_added,
                 'executionInfo': {'startTime': moment_added, 'poolId': job['poolInfo']['poolId']}}
         if not self._store.add('job', '', job['id'], job):
-            raise BatchError('JobBeingDeleted' if self.get(job['id'])['state'] == 'deleting' else 'JobExists')
+            existing = self._store.get('job', '', job['id'])
+            raise BatchError('JobBeingDeleted' if existing['state'] == 'deleting' else 'JobExists')
         self._watch_the_clock(job)
         self.terminate_if_all_tasks_are_complete(job)
 
@@ -141,7 +131,7 @@ class Jobs:
             await asyncio.gather(*(run.end(then) for run in runs))
         elif runs:
             await asyncio.wait([run.work for run in runs if run.work])
-        job = self.get(job_id)
+        job = self._store.get('job', '', job_id)
         if job['state'] in ('terminating', 'deleting'):
             await self._release(job)
         if job['state'] == 'deleting':
@@ -149,7 +139,7 @@ class Jobs:
             await self._forget(job)
             return
         with self._store.transaction():
-            job = self.get(job_id)
+            job = self._store.get('job', '', job_id)
             if job['state'] == 'disabling':
                 self._move(job, 'disabled')
             elif job['state'] == 'terminating':

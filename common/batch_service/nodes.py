@@ -50,18 +50,6 @@ class Nodes:
         self._store = service.store
         self._boots: dict[str, _Boot] = {}
 
-    def get(self, pool_id: str, node_id: str) -> Document:
-        """The node's document.
-
-        Raises:
-            BatchError: PoolNotFound or NodeNotFound.
-        """
-        self._service.pools.get(pool_id)
-        node = self._store.find('node', pool_id, node_id)
-        if node is None:
-            raise BatchError('NodeNotFound')
-        return node
-
     def worker(self, node_id: str) -> Worker:
         """The node itself, with its directories and its processes.
 
@@ -144,7 +132,7 @@ class Nodes:
     async def take_down(self, pool_id: str, node_id: str, running_tasks: str) -> None:
         """Ends all that a node does, and its directories."""
         with self._store.transaction():
-            self._move(pool_id, self.get(pool_id, node_id), 'leavingpool')
+            self._move(pool_id, self._store.get('node', pool_id, node_id), 'leavingpool')
         worker = self._service.scheduler.workers.get(node_id)
         if worker:
             worker.accepts = False
@@ -184,7 +172,7 @@ class Nodes:
         """Brings a node up to where it takes tasks, or to where its start task failed."""
         if await slow(self._service.settings.node_boot_seconds, stop):
             return
-        pool, node = self._service.pools.get(pool_id), self.get(pool_id, node_id)
+        pool, node = self._store.get('pool', '', pool_id), self._store.get('node', pool_id, node_id)
         worker = self._make_worker(pool, node)
         with self._store.transaction():
             node |= {'lastBootTime': now(), 'nodeAgentInfo': {'version': _NODE_AGENT_VERSION, 'lastUpdateTime': now()}}
@@ -223,14 +211,14 @@ class Nodes:
             return
         with self._store.transaction():
             self._save_start_task_info(worker, information | how_it_ended(outcome))
-            node = self.get(worker.pool_id, worker.node_id)
+            node = self._store.get('node', worker.pool_id, worker.node_id)
             if start_task['waitForSuccess'] and outcome.succeeded:
                 self._accept(worker, node)
             elif start_task['waitForSuccess']:
                 self._move(worker.pool_id, node, 'starttaskfailed')
 
     def _save_start_task_info(self, worker: Worker, information: Document) -> None:
-        node = self.get(worker.pool_id, worker.node_id)
+        node = self._store.get('node', worker.pool_id, worker.node_id)
         node['startTaskInfo'] = information
         self._store.save('node', worker.pool_id, node)
 

@@ -43,17 +43,6 @@ class Pools:
             elif pool['allocationState'] != 'steady':
                 self._begin_resize(pool, 'resizing')
 
-    def get(self, pool_id: str) -> Document:
-        """The pool's document.
-
-        Raises:
-            BatchError: PoolNotFound.
-        """
-        pool = self._store.find('pool', '', pool_id)
-        if pool is None:
-            raise BatchError('PoolNotFound')
-        return pool
-
     def add(self, pool: Document) -> None:
         """Takes in a new pool and begins to allocate its nodes.
 
@@ -67,7 +56,8 @@ class Pools:
                  'allocationState': 'resizing', 'allocationStateTransitionTime': moment_added,
                  'currentDedicatedNodes': 0, 'currentLowPriorityNodes': 0}
         if not self._store.add('pool', '', pool['id'], pool):
-            raise BatchError('PoolBeingDeleted' if self.get(pool['id'])['state'] == 'deleting' else 'PoolExists')
+            existing = self._store.get('pool', '', pool['id'])
+            raise BatchError('PoolBeingDeleted' if existing['state'] == 'deleting' else 'PoolExists')
         self._begin_resize(pool, 'resizing')
 
     def change(self, pool: Document, changes: Document, *, removed: tuple[str, ...] = ()) -> None:
@@ -101,7 +91,7 @@ class Pools:
             BatchError: PoolBeingDeleted, PoolBeingResized or NodeNotFound.
         """
         self._refuse_unless_steady(pool)
-        nodes = [self._service.nodes.get(pool['id'], node_id) for node_id in dict.fromkeys(node_ids)]
+        nodes = [self._store.get('node', pool['id'], node_id) for node_id in dict.fromkeys(node_ids)]
         for dedicated, target, _, _ in _KINDS:
             pool[target] = max(0, pool[target] - sum(node['isDedicated'] == dedicated for node in nodes))
         self._begin_resize(pool, 'resizing', running_tasks, [node['id'] for node in nodes])
@@ -161,7 +151,7 @@ class Pools:
     async def _resize(self, pool_id: str, stop: asyncio.Event, running_tasks: str, leaving: list[str]) -> None:
         """Takes down and adds nodes until the pool has as many as it asks for, or may have."""
         await slow(self._service.settings.allocation_seconds, stop)
-        pool = self.get(pool_id)
+        pool = self._store.get('pool', '', pool_id)
         for dedicated, target, _, _ in _KINDS:
             nodes = sorted((node for node in self._store.all('node', pool_id)
                             if node['isDedicated'] == dedicated and node['id'] not in leaving),
@@ -169,7 +159,7 @@ class Pools:
             leaving += [node['id'] for node in nodes[:max(0, len(nodes) - pool[target])]]
         await asyncio.gather(*(self._service.nodes.take_down(pool_id, node_id, running_tasks) for node_id in leaving))
         with self._store.transaction():
-            pool = self.get(pool_id)
+            pool = self._store.get('pool', '', pool_id)
             if pool['state'] == 'active':
                 self._add_nodes(pool, stop.is_set())
 

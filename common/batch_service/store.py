@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
+from .errors import BatchError
+
 Document = dict[str, Any]
 
 _SCHEMA = '''
@@ -71,6 +73,17 @@ class Store:
         row = self._connection.execute('SELECT doc FROM resource WHERE kind = ? AND parent = ? AND id = ?',
                                        (kind, parent, id)).fetchone()
         return json.loads(row[0]) if row else None
+
+    def get(self, kind: str, parent: str, id: str) -> Document:
+        """The document of a resource that must be there.
+
+        Raises:
+            BatchError: PoolNotFound, NodeNotFound, JobNotFound or TaskNotFound.
+        """
+        document = self.find(kind, parent, id)
+        if document is None:
+            raise BatchError(f'{kind.title()}NotFound')
+        return document
 
     def add(self, kind: str, parent: str, id: str, document: Document, *, ready: bool = True) -> bool:
         """Keeps a new resource; False if its id is taken."""

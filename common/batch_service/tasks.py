@@ -36,18 +36,6 @@ class Tasks:
             for task in self._store.all('task', job['id'], 'preparing', 'running'):
                 self._requeue(job['id'], task)
 
-    def get(self, job_id: str, task_id: str) -> Document:
-        """The task's document.
-
-        Raises:
-            BatchError: JobNotFound or TaskNotFound.
-        """
-        self._service.jobs.get(job_id)
-        task = self._store.find('task', job_id, task_id)
-        if task is None:
-            raise BatchError('TaskNotFound')
-        return task
-
     def add(self, job: Document, task: Document) -> Document:
         """Takes in a new task of a job that accepts tasks; returns its whole document.
 
@@ -68,7 +56,7 @@ class Tasks:
         """Replaces the constraints of a task that is not completed; what is left out gets its default."""
         if task['state'] == 'completed':
             raise BatchError('TaskCompleted')
-        job = self._service.jobs.get(job_id)
+        job = self._store.get('job', '', job_id)
         task['constraints'] = {'maxTaskRetryCount': job['constraints']['maxTaskRetryCount'], **constraints}
         task |= {'eTag': entity_tag(), 'lastModified': now()}
         self._store.save('task', job_id, task)
@@ -104,7 +92,7 @@ class Tasks:
             raise BatchError('TaskNotCompleted')
         if task['executionInfo'].get('result') == 'success':
             raise BatchError('TaskSucceeded')
-        self._service.jobs.refuse_unless_open(self._service.jobs.get(job_id))
+        self._service.jobs.refuse_unless_open(self._store.get('job', '', job_id))
         task['executionInfo'] = {'retryCount': 0, 'requeueCount': task['executionInfo']['requeueCount']}
         task |= {'eTag': entity_tag(), 'lastModified': now()}
         self._move(job_id, task, 'active')
@@ -183,7 +171,7 @@ class Tasks:
         if failure:
             execution['failureInfo'] = failure
         self._move(job_id, task, 'completed')
-        job = self._service.jobs.get(job_id)
+        job = self._store.get('job', '', job_id)
         if job['usesTaskDependencies']:
             self._release_dependents(job_id)
         if job['onTaskFailure'] == 'performexitoptionsjobaction':

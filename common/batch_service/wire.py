@@ -55,6 +55,19 @@ class Call:
     size: int = 0
     body: Any = None
 
+    def pool(self) -> Document:
+        """The pool that the path names; this and the next three raise BatchError where there is none."""
+        return self.service.store.get('pool', '', self.names['pool'])
+
+    def node(self) -> Document:
+        return self.service.store.get('node', self.pool()['id'], self.names['node'])
+
+    def job(self) -> Document:
+        return self.service.store.get('job', '', self.names['job'])
+
+    def task(self) -> Document:
+        return self.service.store.get('task', self.job()['id'], self.names['task'])
+
     def number(self, name: str, default: int, least: int, most: int) -> int:
         """A whole number from the query.
 
