@@ -46,7 +46,8 @@ class LocalServer:
         self._log = log
         self._ended = ended
         self._url: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        with log.open('wb') as log_file:
+        log.unlink(missing_ok=True)
+        with log.open('ab') as log_file:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log_file,
                 env=environment, cwd=directory, pass_fds=locks, start_new_session=True)
@@ -69,11 +70,14 @@ class LocalServer:
         return url
 
     def last_words(self) -> str:
-        """Returns the line of the log that says best why the server ended."""
+        """Returns what says best why the server ended: a signal, or a line of its log."""
+        exit_code = self._process.wait()
+        if exit_code < 0:
+            return signal.Signals(-exit_code).name
         lines = [line.strip() for line in self._log.read_text(errors='replace').splitlines() if line.strip()]
         # Node.js prints its version below an error and its stack.
         errors = [line for line in lines if re.search(r'error\b', line, re.IGNORECASE)]
-        return (errors or lines or [f'exit code {self._process.wait()}'])[-1]
+        return (errors or lines or [f'exit code {exit_code}'])[-1]
 
     def begin_stop(self) -> None:
         """Has the server begin to stop, and does not wait for it."""
