@@ -22,6 +22,7 @@ from pathlib import Path
 from platformdirs import user_state_path
 
 from common import azurite
+from common.batch_service.settings import Settings, add_settings, arguments_for, settings_from
 from common.file_lock import hold_lock
 from common.local_server import LocalAzureError, LocalServer
 from common.loopback import without_proxies
@@ -90,7 +91,8 @@ def default_workspace() -> Path:
 
 @contextmanager
 def start(workspace: Path | None = None, *, batch_port: int = 0, blob_port: int = 0,
-          cert: Path | None = None, key: Path | None = None) -> Iterator[LocalAzure]:
+          cert: Path | None = None, key: Path | None = None,
+          settings: Settings = Settings(), verbose: bool = False) -> Iterator[LocalAzure]:
     """Runs both services until the end of the with block; no process of them is left then.
 
     Inside the block, the proxies that the environment names do not apply to 127.0.0.1.
@@ -101,10 +103,13 @@ def start(workspace: Path | None = None, *, batch_port: int = 0, blob_port: int 
         blob_port: The port of the storage service; 0 takes a free one.
         cert: A certificate (PEM), to speak https.
         key: The certificate's private key (PEM).
+        settings: Which troubles of the cloud the Batch service imitates.
+        verbose: Whether the Batch service logs every request, in batch.log in the workspace.
 
     Raises LocalAzureError when they cannot run here.
     """
-    with _services(workspace, batch_port, blob_port, cert, key) as (account, _):
+    batch_options = _batch_options(settings, verbose)
+    with _services(workspace, batch_port, blob_port, cert, key, batch_options) as (account, _):
         yield account
 
 
@@ -116,7 +121,8 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         with _services(options.workspace, options.batch_port, options.blob_port,
-                       options.cert, options.key) as (account, ended):
+                       options.cert, options.key,
+                       _batch_options(settings_from(options), options.verbose)) as (account, ended):
             for name, value in _variables(account).items():
                 print(f"export {name}='{value}'")
             print('# ready', flush=True)
@@ -143,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
                         help='the port of the storage service (default: a free one)')
     parser.add_argument('--cert', type=Path, metavar='FILE', help='speak https with this certificate (PEM)')
     parser.add_argument('--key', type=Path, metavar='FILE', help="the certificate's private key (PEM)")
+    parser.add_argument('--verbose', action='store_true',
+                        help='log every request to the Batch service, in batch.log in the workspace')
+    add_settings(parser)
     return parser
 
 
@@ -169,8 +178,8 @@ def _variables(account: LocalAzure) -> dict[str, str]:
 
 
 @contextmanager
-def _services(workspace: Path | None, batch_port: int, blob_port: int, cert: Path | None, key: Path | None
-              ) -> Iterator[tuple[LocalAzure, queue.SimpleQueue[LocalServer]]]:
+def _services(workspace: Path | None, batch_port: int, blob_port: int, cert: Path | None, key: Path | None,
+              batch_options: list[str]) -> Iterator[tuple[LocalAzure, queue.SimpleQueue[LocalServer]]]:
     """Like start(), and also yields the queue that gets a service when it has ended."""
     if sys.platform == 'win32':
         raise LocalAzureError('The local services run on Linux and macOS, not on Windows: '
@@ -193,7 +202,7 @@ def _services(workspace: Path | None, batch_port: int, blob_port: int, cert: Pat
             log=workspace / 'azurite.log', directory=workspace, locks=[lock], ended=ended,
             environment=_environment() | {'AZURITE_ACCOUNTS': f'{_STORAGE_ACCOUNT}:{storage_key}'}))
         servers.append(LocalServer(
-            'The local Batch service', _batch_command(workspace, batch_port, cert, key),
+            'The local Batch service', [*_batch_command(workspace, batch_port, cert, key), *batch_options],
             # In this directory Python finds our package first, whatever the reader's own directory holds.
             log=workspace / 'batch.log', directory=_PROJECT, locks=[lock], ended=ended,
             environment=_environment()))
@@ -273,6 +282,10 @@ def _batch_command(workspace: Path, port: int, cert: Path | None, key: Path | No
     return [sys.executable, '-m', 'common.batch_service', '--workspace', str(workspace),
             '--account', _BATCH_ACCOUNT, '--key-file', str(workspace / 'batch.key'), '--port', str(port),
             '--exit-with-stdin', *https]
+
+
+def _batch_options(settings: Settings, verbose: bool) -> list[str]:
+    return [*arguments_for(settings), *(['--verbose'] if verbose else [])]
 
 
 def _environment() -> dict[str, str]:

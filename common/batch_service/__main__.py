@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ import uvicorn
 from .auth import SharedKey
 from .server import Server
 from .service import BatchService
-from .settings import Settings, add_settings
+from .settings import add_settings, settings_from
 
 _HOST = '127.0.0.1'
 
@@ -66,8 +65,7 @@ def _listen(port: int) -> socket.socket:
 
 
 async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: socket.socket) -> None:
-    settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
-    service = BatchService(options.workspace / 'batch', options.account, settings, options.cert)
+    service = BatchService(options.workspace / 'batch', options.account, settings_from(options), options.cert)
     config = uvicorn.Config(Server(service, shared_key), loop='asyncio', http='h11', lifespan='off', log_config=None,
                             access_log=False, server_header=False, date_header=False,
                             ssl_certfile=options.cert, ssl_keyfile=options.key)

@@ -34,6 +34,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
                            metavar='N', help=field.metadata['help'])
 
 
+def settings_from(options: argparse.Namespace) -> Settings:
+    """The settings that the options of such a command line stand for."""
+    return Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
+
+
+def arguments_for(settings: Settings) -> list[str]:
+    """The arguments that give another process's command line these settings."""
+    return [f'--{name.replace("_", "-")}={value}' for name, value in dataclasses.asdict(settings).items()]
+
+
 async def slow(seconds: float, stop: asyncio.Event) -> bool:
     """Takes so long, or until it is stopped; says whether it was."""
     if seconds:
