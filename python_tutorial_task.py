@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import heapq
+import logging
 import os
 import re
 import sys
@@ -52,7 +53,7 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _OneLineParser(prog=Path(__file__).name, allow_abbrev=False,
+    parser = _OneLineParser(prog=Path(__file__).name,
                             description='Uploads the most frequent words of a text file to Azure Storage.')
     parser.add_argument('--filepath', required=True, type=Path, help='the text file (UTF-8)')
     parser.add_argument('--numwords', required=True, type=_positive, help='how many words to report')
@@ -171,6 +172,8 @@ def upload_file_to_container(path: Path, account_url: str, container_name: str, 
     from azure.core.exceptions import AzureError, HttpResponseError
     from azure.storage.blob import BlobClient, ExponentialRetry
 
+    # What azure-storage-blob finds odd in an answer, it would log to stderr: the reader gets one line, below.
+    logging.getLogger('azure').addHandler(logging.NullHandler())
     failure = f'cannot upload [{path}] to container [{container_name}] of {account_url}'
     try:
         # By default azure-storage-blob takes a minute and a half to say that nobody answers.
