@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from . import documents, files, odata, versions
 from .errors import BatchError
-from .images import supported_images
 from .shapes import Shape, read
 from .wire import Call, address, changed, check_conditions, json_answer, one, page, page_of
 
@@ -28,7 +27,12 @@ _LARGEST_TASK = 1_000_000
 # Accounts
 
 def list_supported_images(call: Call) -> Response:
-    return page_of(call, 'supportedimages', supported_images())
+    return page(call, 'supportedimages', 'image', '', odata.IMAGES, _image)
+
+
+def _image(image: Document) -> Document:
+    del image['id']
+    return image
 
 
 # Pools
@@ -49,8 +53,9 @@ def get_pool(call: Call) -> Response:
 
 def patch_pool(call: Call) -> Response:
     pool = _find_pool(call)
-    changes = versions.pool_from_client(call.version, call.body)
-    call.service.pools.change(pool, read(documents.POOL_PATCH, changes, fill=False))
+    shape = documents.POOL_PATCH if versions.can_patch_machine(call.version) else documents.POOL_PROPERTIES
+    changes = read(shape, versions.pool_from_client(call.version, call.body), fill=False)
+    call.service.pools.change(pool, changes)
     return changed(call, 200, pool)
 
 

@@ -133,13 +133,21 @@ JOB_RELEASE: Shape = {
     'maxWallClockTime': duration_of(most='PT15M')(default='PT15M'),
     'retentionTime': duration_of()(default=TASK_RETENTION)}
 
+
+def _parallel_tasks(value: Any, path: str) -> int:
+    number = integer(-1).convert(value, path)
+    if number == 0:
+        raise invalid_property(path, value, 'Expected -1, for no limit, or a number above 0')
+    return number
+
+
 JOB: Shape = {
     'id': ID(required=True),
     'displayName': text(most=1024),
     'poolInfo': object_of({'poolId': ID(required=True), 'autoPoolSpecification': refused('auto pools')})(
         required=True),
     'priority': integer(-1000, 1000, code='OutOfRangePriority')(default=0),
-    'maxParallelTasks': integer(-1)(default=-1),
+    'maxParallelTasks': Field(_parallel_tasks)(default=-1),
     'allowTaskPreemption': refused('preempted tasks', unless=(False,))(default=False),
     'constraints': object_of({'maxWallClockTime': duration_of()(default=INFINITE),
                               'maxTaskRetryCount': _RETRIES(default=0)})(
@@ -193,7 +201,7 @@ POOL_RESIZE: Shape = {
     'resizeTimeout': duration_of(least='PT5M')(default='PT15M'),
     'nodeDeallocationOption': _RUNNING_TASKS(default='requeue')}
 REMOVE_NODES: Shape = {
-    'nodeList': list_of(TEXT, most=100)(required=True),
+    'nodeList': list_of(TEXT, least=1, most=100)(required=True),
     **only(POOL_RESIZE, ('resizeTimeout', 'nodeDeallocationOption'))}
 JOB_PATCH = only(JOB, ('priority', 'maxParallelTasks', 'allowTaskPreemption', 'onAllTasksComplete', 'constraints',
                        'poolInfo', 'metadata', 'networkConfiguration'))

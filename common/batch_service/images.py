@@ -42,8 +42,9 @@ NODE_AGENT_SKU_IDS = frozenset(image[3] for image in _IMAGES)
 
 
 def supported_images() -> list[dict[str, Any]]:
-    """The list as the wire has it, ImageInformation objects."""
+    """The list as the wire has it, ImageInformation objects, each with an id besides."""
     return [{
+        'id': f'{publisher}:{offer}:{sku}',
         'nodeAgentSKUId': node_agent,
         'imageReference': {'publisher': publisher, 'offer': offer, 'sku': sku, 'version': 'latest'},
         'osType': 'linux',

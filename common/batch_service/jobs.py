@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from .errors import BatchError
+from .errors import BatchError, invalid_property
 from .node import Command, Outcome
 from .scheduler import Worker
 from .tasks import UNFINISHED
@@ -49,6 +49,8 @@ class Jobs:
         Raises:
             BatchError: JobExists or JobBeingDeleted.
         """
+        if 'jobReleaseTask' in job and 'jobPreparationTask' not in job:
+            raise invalid_property('jobReleaseTask', job['jobReleaseTask']['id'], 'It needs a jobPreparationTask')
         moment_added = now()
         job |= {'eTag': entity_tag(), 'lastModified': moment_added, 'creationTime': moment_added, 'state': 'active',
                 'stateTransitionTime': moment_added,
@@ -163,15 +165,16 @@ class Jobs:
     def _watch_the_clock(self, job: Document) -> None:
         limit = duration(job['constraints']['maxWallClockTime'])
         if limit is not None and job['state'] not in _REFUSALS:
-            self._service.spawn(self._terminate_at(job['id'], moment(job['creationTime']) + limit))
+            self._service.spawn(self._terminate_after(limit, job))
 
-    async def _terminate_at(self, job_id: str, end: datetime) -> None:
-        await asyncio.sleep(max(0.0, (end - datetime.now(timezone.utc)).total_seconds()))
-        job = self._store.find('job', '', job_id)
-        limit = job and duration(job['constraints']['maxWallClockTime'])
-        if job and limit is not None and moment(job['creationTime']) + limit == end and job['state'] not in _REFUSALS:
+    async def _terminate_after(self, limit: timedelta, job: Document) -> None:
+        age = datetime.now(timezone.utc) - moment(job['creationTime'])
+        await asyncio.sleep(max(0.0, (limit - age).total_seconds()))
+        now_there = self._store.find('job', '', job['id'])
+        if (now_there and now_there['state'] not in _REFUSALS and now_there['creationTime'] == job['creationTime']
+                and duration(now_there['constraints']['maxWallClockTime']) == limit):
             with self._store.transaction():
-                self.terminate(job, 'MaxWallClockTimeExpiry')
+                self.terminate(now_there, 'MaxWallClockTimeExpiry')
 
     def environment(self, job: Document, task: Document, task_id: str, worker: Worker) -> dict[str, str]:
         """The variables that a task of the job gets beyond those of its node; the task's own come last."""

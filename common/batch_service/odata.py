@@ -23,6 +23,7 @@ Filterable = Mapping[str, frozenset[str]]
 
 _TIMES = {'stateTransitionTime': ORDER, 'creationTime': ORDER, 'lastModified': ORDER}
 
+IMAGES: Filterable = dict.fromkeys(('osType', 'verificationType', 'nodeAgentSKUId'), EQUALITY)
 POOLS: Filterable = {
     'id': ORDER_OR_PREFIX, **_TIMES, 'allocationStateTransitionTime': ORDER,
     **dict.fromkeys(('state', 'allocationState', 'vmSize', 'enableAutoScale', 'enableInterNodeCommunication'),

@@ -26,6 +26,8 @@ from .wire import Call, json_answer, parse_query
 
 _LOG = logging.getLogger(__name__)
 
+_PARAMETERS = {'api-version', 'timeout', 'maxresults', '$filter', '$select', '$expand', '$skiptoken', 'recursive',
+               'force', 'starttime', 'endtime'}
 _LARGEST_BODY = 128 * 1024 * 1024
 _ERROR_FRAGMENT = 'Microsoft.Azure.Batch.Protocol.Entities.Container.errors/@Element'
 
@@ -75,8 +77,10 @@ class Server:
         self._shared_key.check(call.method, call.path, request.scope['query_string'].decode('latin-1'), call.headers)
         self._be_busy()
         call.version = versions.check(call.query.get('api-version'))
+        _check_parameters(call)
         route = self._route(call)
         call.body, call.size = await _body(request)
+        _check_content_type(call)
         if inspect.iscoroutinefunction(route.handler):
             return await route.handler(call)
         with self._service.store.transaction():
@@ -108,6 +112,18 @@ class Server:
         response.headers['X-Content-Type-Options'] = 'nosniff'
         if call.headers.get('return-client-request-id', '').lower() == 'true' and 'client-request-id' in call.headers:
             response.headers['client-request-id'] = call.headers['client-request-id']
+
+
+def _check_parameters(call: Call) -> None:
+    for name in call.query:
+        if name.lower() not in _PARAMETERS:
+            raise BatchError('UnsupportedQueryParameter', QueryParameterName=name)
+
+
+def _check_content_type(call: Call) -> None:
+    kind = call.headers.get('content-type', '')
+    if call.size and kind.partition(';')[0].strip().lower() != 'application/json':
+        raise BatchError('InvalidHeaderValue', HeaderName='Content-Type', HeaderValue=kind)
 
 
 def _match(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | None:

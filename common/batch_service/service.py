@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Coroutine, TypeVar
 
+from .images import supported_images
 from .jobs import Jobs
 from .nodes import Nodes
 from .pools import Pools
@@ -37,15 +38,15 @@ class BatchService:
 
     def __init__(self, workspace: Path, account_name: str, settings: Settings = Settings(),
                  certificate: Path | None = None) -> None:
-        self.workspace = workspace
         self.account_name = account_name
         self.settings = settings
         self.url = ''
         workspace.mkdir(parents=True, exist_ok=True)
+        self.workspace = workspace = workspace.resolve()
         self.programs = _make_programs(workspace / 'bin')
         self.store = Store(workspace / 'batch.db')
         self.transfers = Transfers(certificate)
-        self.reaper = Reaper()
+        self.reaper = Reaper(workspace / 'nodes')
         self.scheduler = Scheduler(self)
         self.pools = Pools(self)
         self.nodes = Nodes(self)
@@ -61,6 +62,9 @@ class BatchService:
         """
         self.url = url
         with self.store.transaction():
+            self.store.remove('image', '')
+            for image in supported_images():
+                self.store.add('image', '', image['id'], image)
             self.tasks.resume()
             self.jobs.resume()
             self.pools.resume()

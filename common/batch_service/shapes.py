@@ -80,13 +80,13 @@ def object_of(shape: Shape) -> Field:
     return Field(lambda value, path: read(shape, value, path + '.'))
 
 
-def list_of(item: Field, *, most: int | None = None) -> Field:
+def list_of(item: Field, *, least: int = 0, most: int | None = None) -> Field:
     """A list whose every element is read by the same field."""
     def convert(value: Any, path: str) -> list[Any]:
         if not isinstance(value, list):
             raise invalid_property(path, value, 'Expected a list')
-        if most is not None and len(value) > most:
-            raise invalid_property(path, f'{len(value)} elements', f'At most {most} elements are allowed')
+        if len(value) < least or (most is not None and len(value) > most):
+            raise invalid_property(path, f'{len(value)} elements', f'Expected {least} to {most} elements')
         return [item.convert(element, f'{path}[{index}]') for index, element in enumerate(value)]
     return Field(convert)
 
@@ -140,14 +140,14 @@ def one_of(*choices: str) -> Field:
     return Field(convert)
 
 
-def duration_of(least: str | None = None, most: str | None = None) -> Field:
+def duration_of(least: str = 'PT0S', most: str | None = None) -> Field:
     """An ISO 8601 duration within bounds, normalised."""
     def convert(value: Any, path: str) -> str:
         try:
             length = duration(value)
         except ValueError as error:
             raise invalid_property(path, value, 'Expected an ISO 8601 duration such as PT30M') from error
-        if least and length is not None and length < duration(least):
+        if length is not None and length < duration(least):
             raise invalid_property(path, value, f'Expected at least {least}')
         if most and (length is None or length > duration(most)):
             raise invalid_property(path, value, f'Expected at most {most}')

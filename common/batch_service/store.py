@@ -33,8 +33,8 @@ CREATE INDEX IF NOT EXISTS queue ON resource (parent, number) WHERE kind = 'task
 class Store:
     """The state of the service.
 
-    A resource has a kind (``pool``, ``node``, ``job``, ``task`` or ``preparation``), a parent (the pool's id of a
-    node, the job's id of a task, otherwise the empty string) and an id; ids are unique without regard to case.
+    A resource has a kind (``image``, ``pool``, ``node``, ``job``, ``task`` or ``preparation``), a parent (the pool's
+    id of a node, the job's id of a task, otherwise the empty string) and an id, unique without regard to case.
 
     Args:
         path: The database file; made if it is missing.

@@ -245,7 +245,7 @@ def _satisfies(parent: Document | None) -> bool:
 
 def _is_past_retention(task: Document) -> bool:
     kept = duration(task['constraints']['retentionTime'])
-    return kept is not None and moment(task['executionInfo']['endTime']) + kept < datetime.now(timezone.utc)
+    return kept is not None and datetime.now(timezone.utc) - moment(task['executionInfo']['endTime']) > kept
 
 
 def _may_retry(task: Document, outcome: Outcome) -> bool:

@@ -15,6 +15,7 @@ INFINITE = 'P10675199DT2H48M5.4775807S'
 """No limit: the largest .NET TimeSpan, which the service fills in where a client gives no duration."""
 
 _DAYS_OF_YEAR, _DAYS_OF_MONTH = 365, 30
+_INFINITE_DAYS = 10_675_199
 _TICKS_AT_EPOCH = 621_355_968_000_000_000
 
 
@@ -47,17 +48,17 @@ def http_date(text: str) -> str:
 def duration(text: str) -> timedelta | None:
     """The length of an ISO 8601 duration, None for no limit; years are 365 days, months 30.
 
+    The SDKs round the largest TimeSpan when they read and write it, so all of its days are no limit.
+
     Raises:
         ValueError: The text is none.
     """
-    if text == INFINITE:
-        return None
     try:
         parsed = isodate.parse_duration(text)
         if isinstance(parsed, isodate.Duration):
             days = int(parsed.years) * _DAYS_OF_YEAR + int(parsed.months) * _DAYS_OF_MONTH
             parsed = parsed.tdelta + timedelta(days=days)
-        return parsed
+        return parsed if parsed.days < _INFINITE_DAYS else None
     except (TypeError, OverflowError, ArithmeticError) as error:
         raise ValueError(f'{text!r} is no ISO 8601 duration') from error
 

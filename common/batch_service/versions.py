@@ -15,6 +15,7 @@ SUPPORTED = ('2020-03-01.11.0', '2020-09-01.12.0', '2021-06-01.14.0', '2022-01-0
              '2023-05-01.17.0', '2023-11-01.18.0', '2024-02-01.19.0', '2024-07-01.20.0', '2025-06-01')
 
 _WITH_SLOTS = '2020-09-01.12.0'
+_WITH_PATCHED_MACHINE = '2024-07-01.20.0'
 _WITHOUT_CLASSIC_COMMUNICATION = '2025-06-01'
 
 
@@ -38,6 +39,8 @@ def pool_from_client(version: str, pool: Any) -> Any:
         return pool
     if version >= _WITHOUT_CLASSIC_COMMUNICATION and 'targetNodeCommunicationMode' in pool:
         raise BatchError('UnsupportedProperty', PropertyName='targetNodeCommunicationMode')
+    if version < _WITH_SLOTS and 'taskSlotsPerNode' in pool:
+        raise BatchError('UnsupportedProperty', PropertyName='taskSlotsPerNode')
     if version < _WITH_SLOTS and 'maxTasksPerNode' in pool:
         pool = {**pool, 'taskSlotsPerNode': pool['maxTasksPerNode']}
         del pool['maxTasksPerNode']
@@ -52,6 +55,11 @@ def pool_to_client(version: str, pool: Document) -> Document:
     if version >= _WITHOUT_CLASSIC_COMMUNICATION:
         pool.pop('targetNodeCommunicationMode', None)
     return pool
+
+
+def can_patch_machine(version: str) -> bool:
+    """Whether a pool's machine, size and the like can be patched in this version."""
+    return version >= _WITH_PATCHED_MACHINE
 
 
 def task_counts_to_client(version: str, counts: Document) -> Document:

@@ -73,7 +73,9 @@ def send(shared_service: ServiceProcess) -> Callable[..., requests.Response]:
     def send(method: str, path: str, **options: object) -> requests.Response:
         with requests.Session() as session:
             session.trust_env = False
-            return session.request(method, shared_service.url + path, auth=auth, timeout=10, **options)
+            headers = {**({'Content-Type': 'application/json'} if options.get('data') else {}),
+                       **options.pop('headers', {})}
+            return session.request(method, shared_service.url + path, auth=auth, timeout=10, headers=headers, **options)
     return send
 
 

@@ -64,6 +64,18 @@ def test_job_ends_by_itself_when_its_time_is_over(empty_bench) -> None:
     assert reason == 'MaxWallClockTimeExpiry'
 
 
+def test_largest_duration_is_taken(empty_bench) -> None:
+    empty_bench.add_job(constraints=models.JobConstraints(max_wall_clock_time=timedelta(days=10_000_000)))
+    job = empty_bench.client.job.get(empty_bench.job_id)
+    assert job.constraints.max_wall_clock_time == timedelta(days=10_000_000)
+
+
+def test_release_task_needs_a_preparation_task(empty_bench) -> None:
+    with pytest.raises(models.BatchErrorException) as error:
+        empty_bench.add_job(job_release_task=models.JobReleaseTask(command_line='true'))
+    assert error.value.error.code == 'InvalidPropertyValue'
+
+
 def test_job_ends_when_all_its_tasks_have(bench) -> None:
     bench.add('only', 'true')
     bench.client.job.patch(bench.job_id, models.JobPatchParameter(

@@ -47,6 +47,13 @@ def test_no_process_survives_a_stopped_service(own_service, own_bench, tmp_path)
     assert is_gone(pid)
 
 
+def test_process_that_left_its_group_ends_with_the_service(own_service, own_bench, tmp_path) -> None:
+    own_bench.run('task', f"/bin/bash -c 'setsid sleep 600 & echo $! > {tmp_path}/pid'")
+    assert not is_gone(int((tmp_path / 'pid').read_text()))
+    own_service.stop()
+    wait_until(lambda: is_gone(int((tmp_path / 'pid').read_text())))
+
+
 def test_running_task_is_run_again_after_a_kill(own_service, own_bench, tmp_path) -> None:
     begin_endless_task(own_bench, tmp_path)
     own_service.kill()

@@ -48,10 +48,17 @@ def test_request_without_a_signature_does_nothing(shared_service, batch) -> None
     ('PUT', f'/pools?api-version={VERSION}', 405, 'UnsupportedHttpVerb'),
     ('GET', f'/pools?maxresults=0&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
     ('GET', f'/pools?$filter=nonsense&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
+    ('GET', f'/pools?colour=red&api-version={VERSION}', 400, 'UnsupportedQueryParameter'),
+    ('GET', f'/pools?$expand=everything&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
 ])
 def test_request_that_means_nothing_is_refused(send, method, path, status, code) -> None:
     answer = send(method, path)
     assert (answer.status_code, answer.json()['code']) == (status, code)
+
+
+def test_body_of_another_type_is_refused(send) -> None:
+    answer = send('POST', f'/pools?api-version={VERSION}', data=b'{}', headers={'Content-Type': 'text/plain'})
+    assert (answer.status_code, answer.json()['code']) == (400, 'InvalidHeaderValue')
 
 
 @pytest.mark.parametrize('body', [b'{', b'[]', b'"x"', b'\xff', b'[' * 100_000])

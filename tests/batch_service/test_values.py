@@ -23,7 +23,8 @@ def test_duration_survives_the_wire(length: timedelta) -> None:
 
 @pytest.mark.parametrize(('sent', 'answered'), [
     ('PT06M00S', 'PT6M'), ('PT15M', 'PT15M'), ('PT15M00S', 'PT15M'), ('P7D', 'P7D'), ('PT90S', 'PT1M30S'),
-    ('P3Y6M4DT12H30M5S', 'P1279DT12H30M5S'), ('PT0S', 'PT0S'), (values.INFINITE, values.INFINITE)])
+    ('P3Y6M4DT12H30M5S', 'P1279DT12H30M5S'), ('PT0S', 'PT0S'), (values.INFINITE, values.INFINITE),
+    ('P10675199DT2H48M5.477581S', values.INFINITE)])
 def test_duration_is_normalised(sent: str, answered: str) -> None:
     assert values.duration_text(values.duration(sent)) == answered
 
