@@ -121,7 +121,7 @@ def page(call: Call, fragment: str, kind: str, parent: str, filterable: Filterab
     most = call.number('maxresults', largest, 1, largest)
     chosen = condition(call.query['$filter'], filterable) if call.query.get('$filter') else None
     documents = call.service.store.page(kind, parent, _from_token(call.query.get('$skiptoken')), most + 1, chosen)
-    listing: Document = {'value': [_selected(call, present(document)) for document in documents[:most]]}
+    listing: Document = {'value': [_selected(call, present(dict(document))) for document in documents[:most]]}
     if len(documents) > most:
         listing['odata.nextLink'] = _next_link(call, documents[most - 1]['id'])
     return json_answer(call, fragment, listing)
