@@ -7,25 +7,34 @@ step 9.
 from __future__ import annotations
 
 import datetime
+import itertools
 import shlex
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import azure.batch.models as batchmodels
 from azure.batch import BatchServiceClient
-from azure.batch.batch_auth import SharedKeyCredentials
-from azure.core.exceptions import ResourceExistsError
+from azure.core.exceptions import AzureError, ResourceExistsError
 from azure.storage.blob import (BlobSasPermissions, BlobServiceClient, ContainerSasPermissions,
-                                StorageErrorCode, generate_blob_sas, generate_container_sas)
+                                generate_blob_sas, generate_container_sas)
 
 from common.accounts import Account, open_account
+from common.adding_watch import adding_gives_up
+from common.clean_up import cleaned_up_after_errors, told_in_one_line
 from common.command_line import parse_arguments
-from common.errors import errors_end_the_run
+from common.downloads import DownloadError, path_for, whole_file
+from common.errors import errors_end_the_run, one_line
+from common.first_contact import check_accounts
 from common.helpers import (print_batch_exception, query_yes_no,  # noqa: F401
                             select_latest_verified_vm_image_with_node_agent_sku, wait_for_enter,
                             wrap_commands_in_shell)
+from common.outcome import output_name, print_failed_tasks, print_top_words
+from common.pool_reuse import mark_of_task_script, reuse_existing_pool
+from common.pool_watch import PoolWatch, WaitError
+from common.progress import looks, show_progress
+from common.sas import sas_signing_key
+from common.taken_names import delete_existing_job, error_code, once_deleted
 
 # Your accounts. The portal shows these five under "Keys" of the Batch account and "Access keys" of the
 # storage account; so do `az batch account show`, `az batch account keys list`, `az storage account keys
@@ -58,13 +67,16 @@ _TIMEOUT = datetime.timedelta(minutes=20)
 _SAS_LIFETIME = datetime.timedelta(hours=2)
 
 
-def create_container(blob_service_client: BlobServiceClient, container_name: str) -> None:
-    """Creates a container in the storage account; one that is there already is used as it is."""
+def create_container(blob_service_client: BlobServiceClient, container_name: str) -> bool:
+    """Creates a container in the storage account; returns False if it is there already, which is as good.
+
+    Raises NameTakenError when an earlier container of this name takes too long to be deleted.
+    """
     try:
-        blob_service_client.create_container(container_name)
-    except ResourceExistsError as error:
-        if getattr(error, 'error_code', None) == StorageErrorCode.CONTAINER_BEING_DELETED:
-            raise
+        once_deleted(lambda: blob_service_client.create_container(container_name), f'container [{container_name}]')
+    except ResourceExistsError:
+        return False
+    return True
 
 
 def upload_file_to_container(blob_service_client: BlobServiceClient, container_name: str,
@@ -84,10 +96,10 @@ def upload_file_to_container(blob_service_client: BlobServiceClient, container_n
         blob_client.upload_blob(data, overwrite=True)
 
     # No start time: with one, a clock that is ahead of Azure's would make a signature that is not valid yet.
+    expiry = datetime.datetime.now(datetime.timezone.utc) + _SAS_LIFETIME
     sas_token = generate_blob_sas(blob_service_client.account_name, container_name, blob_name,
-                                  account_key=blob_service_client.credential.account_key,
-                                  permission=BlobSasPermissions(read=True),
-                                  expiry=datetime.datetime.now(datetime.timezone.utc) + _SAS_LIFETIME)
+                                  permission=BlobSasPermissions(read=True), expiry=expiry,
+                                  **sas_signing_key(blob_service_client, expiry))
 
     return batchmodels.ResourceFile(http_url=f'{blob_client.url}?{sas_token}', file_path=blob_name)
 
@@ -98,21 +110,25 @@ def get_container_sas_token(blob_service_client: BlobServiceClient, container_na
 
     blob_permissions is an object of the SDK or its short form, such as 'w'. The token has no leading '?'.
     """
+    expiry = datetime.datetime.now(datetime.timezone.utc) + _SAS_LIFETIME
     return generate_container_sas(blob_service_client.account_name, container_name,
-                                  account_key=blob_service_client.credential.account_key,
-                                  permission=blob_permissions,
-                                  expiry=datetime.datetime.now(datetime.timezone.utc) + _SAS_LIFETIME)
+                                  permission=blob_permissions, expiry=expiry,
+                                  **sas_signing_key(blob_service_client, expiry))
 
 
 def create_pool(batch_service_client: BatchServiceClient, pool_id: str,
-                resource_files: list[batchmodels.ResourceFile], publisher: str, offer: str, sku: str) -> None:
+                resource_files: list[batchmodels.ResourceFile], publisher: str, offer: str, sku: str, *,
+                ask: bool = True, metadata: Sequence[batchmodels.MetadataItem] = ()) -> bool:
     """Creates a pool of Linux nodes; resource_files go to the start task of each node.
 
     Returns at once, long before there is a node. Each node runs the start task when it joins the pool and
     whenever it restarts, and takes no other task until the start task has succeeded.
 
-    Raises BatchErrorException, for instance when the pool exists, and ImageNotFoundError when Batch offers no
-    such image.
+    A pool that exists is reused if it is like this one: then returns False, otherwise True. Unless ask is
+    False, the reader is asked. metadata is kept with a new pool.
+
+    Raises BatchErrorException, ImageNotFoundError when Batch offers no such image, and NameTakenError when
+    there is another pool of this name.
     """
     print(f'Creating pool [{pool_id}]...')
 
@@ -132,16 +148,17 @@ def create_pool(batch_service_client: BatchServiceClient, pool_id: str,
         'export DEBIAN_FRONTEND=noninteractive PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore',
         # A node that just booted may still be updating itself, and apt-get does not wait for all the locks
         # that this holds: try again for five minutes. A restart leaves packages half installed: repair them.
-        'if ! python3 -m pip --version >/dev/null 2>&1; then '
-        'until dpkg --configure -a; apt-get -q update && apt-get -qy --fix-broken install '
-        '&& apt-get -qy install --no-install-recommends python3-pip; '
+        'if [ -n "$(dpkg --audit)" ] || ! python3 -m pip --version >/dev/null 2>&1; then '
+        'until dpkg --configure -a; apt-get -q update '
+        '&& apt-get -qy --no-install-recommends --fix-broken install '
+        '&& apt-get -qy --no-install-recommends install python3-pip; '
         'do (( SECONDS < 300 )) || exit 1; sleep 5; done; fi',
         'python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check '
         '"azure-storage-blob==12.*"',
         'python3 -c "import azure.storage.blob"',
     ]
 
-    batch_service_client.pool.add(batchmodels.PoolAddParameter(
+    pool = batchmodels.PoolAddParameter(
         id=pool_id,
         virtual_machine_configuration=batchmodels.VirtualMachineConfiguration(
             image_reference=image_reference, node_agent_sku_id=node_agent_sku_id),
@@ -155,19 +172,46 @@ def create_pool(batch_service_client: BatchServiceClient, pool_id: str,
             wait_for_success=True,
             # Installing packages takes an administrator. The tasks run later, as an ordinary user.
             user_identity=batchmodels.UserIdentity(auto_user=batchmodels.AutoUserSpecification(
-                scope=batchmodels.AutoUserScope.pool, elevation_level=batchmodels.ElevationLevel.admin)))))
+                scope=batchmodels.AutoUserScope.pool, elevation_level=batchmodels.ElevationLevel.admin))),
+        metadata=[*metadata, mark_of_task_script(_PROJECT / _TUTORIAL_TASK_FILE)])
+
+    try:
+        once_deleted(lambda: batch_service_client.pool.add(pool), f'pool [{pool_id}]')
+    except batchmodels.BatchErrorException as error:
+        if error_code(error) != 'PoolExists':
+            raise
+        # Nodes take minutes to come. Those that are there already save that.
+        if reuse_existing_pool(batch_service_client, pool, ask=ask):
+            return False
+        batch_service_client.pool.delete(pool_id)
+        once_deleted(lambda: batch_service_client.pool.add(pool), f'pool [{pool_id}]')
+    return True
 
 
-def create_job(batch_service_client: BatchServiceClient, job_id: str, pool_id: str) -> None:
+def create_job(batch_service_client: BatchServiceClient, job_id: str, pool_id: str, *,
+               ask: bool = True, metadata: Sequence[batchmodels.MetadataItem] = ()) -> None:
     """Creates a job, a collection of tasks that run on one pool.
 
-    A job can also carry a priority and constraints for its tasks, such as the time that they may take.
-    Raises BatchErrorException, for instance when the job exists.
+    A job can also carry a priority and constraints for its tasks, such as the time that they may take. One that
+    exists is replaced if it has ended, and otherwise if the reader says so, who is not asked if ask is False.
+
+    Raises BatchErrorException, and NameTakenError when a job of this name has not ended.
     """
     print(f'Creating job [{job_id}]...')
 
-    batch_service_client.job.add(batchmodels.JobAddParameter(
-        id=job_id, pool_info=batchmodels.PoolInformation(pool_id=pool_id)))
+    job = batchmodels.JobAddParameter(
+        id=job_id, pool_info=batchmodels.PoolInformation(pool_id=pool_id), metadata=list(metadata),
+        # If this program is killed, nobody deletes the job. It must not run for ever, and not be ended by this
+        # while we wait for it.
+        constraints=batchmodels.JobConstraints(max_wall_clock_time=_TIMEOUT + datetime.timedelta(minutes=10)))
+
+    try:
+        once_deleted(lambda: batch_service_client.job.add(job), f'job [{job_id}]')
+    except batchmodels.BatchErrorException as error:
+        if error_code(error) != 'JobExists':
+            raise
+        delete_existing_job(batch_service_client, job_id, ask=ask)
+        once_deleted(lambda: batch_service_client.job.add(job), f'job [{job_id}]')
 
 
 def add_tasks(batch_service_client: BatchServiceClient, job_id: str,
@@ -179,7 +223,8 @@ def add_tasks(batch_service_client: BatchServiceClient, job_id: str,
     numwords is how many words each task reports. storage_account_name is the setting above unless given;
     storage_account_url is the account's blob URL, needed only outside of Azure's public cloud.
 
-    Raises CreateTasksErrorException when the Batch service refuses some of the tasks.
+    Raises CreateTasksErrorException when the Batch service refuses some of the tasks, or is in trouble for a
+    minute.
     """
     print(f'Adding {len(input_files)} tasks to job [{job_id}]...')
 
@@ -202,7 +247,9 @@ def add_tasks(batch_service_client: BatchServiceClient, job_id: str,
             command_line=wrap_commands_in_shell('linux', [command]),
             resource_files=[input_file]))
 
-    batch_service_client.task.add_collection(job_id, tasks)
+    # While the Batch service is in trouble, the SDK sends the tasks again and again: not for ever, please.
+    with adding_gives_up(batch_service_client):
+        batch_service_client.task.add_collection(job_id, tasks)
 
 
 def wait_for_tasks_to_complete(batch_service_client: BatchServiceClient, job_id: str,
@@ -211,80 +258,96 @@ def wait_for_tasks_to_complete(batch_service_client: BatchServiceClient, job_id:
     """Returns True when all tasks of the job are in the Completed state, whether they succeeded or not.
 
     Meanwhile Batch queues the tasks, and schedules them as nodes become ready and slots become free. Prints a
-    dot per look at the tasks; two looks are at most poll_interval apart.
+    dot per look at the tasks, or shows a progress bar at a terminal; two looks are at most poll_interval apart.
 
-    Raises RuntimeError when the timeout has passed.
+    Raises WaitError, a RuntimeError, when the timeout has passed, and before that when tasks can no longer be
+    expected to complete: no nodes, a start task that failed, a job that has ended, a service out of reach.
     """
     print(f"Monitoring all tasks for 'Completed' state, timeout in {timeout}...", end='', flush=True)
 
     # Of a job with thousands of tasks, let the service send only what still matters.
     incomplete_only = batchmodels.TaskListOptions(filter="state ne 'completed'", select='id,state')
-    start = time.monotonic()
-    waited = 0.0
-    try:
-        while waited < timeout.total_seconds():
-            print('.', end='', flush=True)
-            tasks = batch_service_client.task.list(job_id, task_list_options=incomplete_only)
-            if all(task.state == batchmodels.TaskState.completed for task in tasks):
-                return True
-            # Look often at first, or a short run would spend most of its time in here.
-            waited = time.monotonic() - start
-            pause = min(max(waited / 4, 0.1), poll_interval.total_seconds())
-            time.sleep(max(0.0, min(pause, timeout.total_seconds() - waited)))
-            waited = time.monotonic() - start
-    finally:
-        print()
+    ids_only = batchmodels.TaskListOptions(select='id')
+    with show_progress(lambda: len(list(batch_service_client.task.list(
+            job_id, task_list_options=ids_only)))) as progress:
+        # A job knows nothing of its nodes: where these are in trouble, its tasks just stay active.
+        pool_watch = PoolWatch(batch_service_client, job_id, progress.note)
+        for _ in looks(timeout, poll_interval):
+            progress.look()
+            with pool_watch.patience():
+                tasks = batch_service_client.task.list(job_id, task_list_options=incomplete_only)
+                incomplete = (task for task in tasks if task.state != batchmodels.TaskState.completed)
+                to_show = list(itertools.islice(incomplete, progress.tasks_to_show))
+                if not to_show:
+                    return True
+                pool_watch.look()
+                progress.show(to_show, pool_watch.nodes)
 
-    raise RuntimeError(f"ERROR: Tasks did not reach 'Completed' state within the timeout period of {timeout}")
+    raise pool_watch.timed_out(timeout)
 
 
 def download_blobs_from_container(blob_service_client: BlobServiceClient, container_name: str,
-                                  directory_path: str | Path) -> None:
-    """Downloads every blob of the container into the directory.
+                                  directory_path: str | Path) -> dict[str, Path]:
+    """Downloads every blob of the container into the directory; returns the paths by blob name.
 
     The tasks have put their results into Storage. Files that stay on a node can be read too, through the
     Batch service, as long as the node and its task exist.
+
+    A file of yours that has a blob's name is renamed. Raises DownloadError in the end if some of the blobs
+    could not be downloaded.
     """
     print(f'Downloading all files from container [{container_name}]...')
 
     container_client = blob_service_client.get_container_client(container_name)
+    downloaded: dict[str, Path] = {}
+    failed: dict[str, str] = {}
     for blob in container_client.list_blobs():
-        destination_file_path = Path(directory_path) / blob.name
-        with open(destination_file_path, 'wb') as destination_file:
-            container_client.download_blob(blob.name).readinto(destination_file)
+        try:
+            destination_file_path = path_for(Path(directory_path), blob.name)
+            with whole_file(destination_file_path) as destination_file:
+                container_client.download_blob(blob.name).readinto(destination_file)
+        except (AzureError, OSError) as error:
+            failed[blob.name] = one_line(error)
+            continue
+        downloaded[blob.name] = destination_file_path
         print(f'  Downloaded blob [{blob.name}] from container [{container_name}] to {destination_file_path}')
 
+    if failed:
+        raise DownloadError(container_name, failed)
     print('  Download complete!')
-
-
-def delete_containers(blob_service_client: BlobServiceClient, container_names: Iterable[str]) -> None:
-    """Deletes the containers and all blobs in them. Azure takes a while to do so after it has said yes."""
-    print('Deleting containers...')
-
-    for container_name in container_names:
-        blob_service_client.delete_container(container_name)
+    return downloaded
 
 
 @errors_end_the_run
 def main() -> int:
     """Runs the tutorial as the command line says, and returns its exit code."""
     arguments = parse_arguments(_INPUT_FILES)
+    ask = not arguments.yes
     settings = Account(batch_account_name=_BATCH_ACCOUNT_NAME, batch_account_key=_BATCH_ACCOUNT_KEY,
                        batch_account_url=_BATCH_ACCOUNT_URL, storage_account_name=_STORAGE_ACCOUNT_NAME,
                        storage_account_key=_STORAGE_ACCOUNT_KEY)
 
-    with open_account(settings) as account:
+    # What is made from here on is deleted whatever happens, by steps 8 and 9 or by what this with block ends in.
+    with open_account(settings) as account, cleaned_up_after_errors(account, ask=ask) as made:
         start_time = datetime.datetime.now().replace(microsecond=0)
         print(f'Sample start: {start_time}')
         print()
 
-        # 1. Create the containers: one for the task script, one for the data, one for the results.
         blob_service_client = BlobServiceClient(account.storage_account_url,
                                                 credential=account.storage_credential,
                                                 **account.storage_client_options)
+        batch_service_client = BatchServiceClient(account.batch_credentials, batch_url=account.batch_account_url)
+        batch_service_client.config.retry_policy.retries = account.batch_client_retries
+        check_accounts(blob_service_client, batch_service_client)
+
+        # 1. Create the containers: one for the task script, one for the data, one for the results.
         app_container_name, input_container_name, output_container_name = 'application', 'input', 'output'
-        for container_name in (app_container_name, input_container_name, output_container_name):
-            create_container(blob_service_client, container_name)
+        input_names = [file_path.name for file_path in arguments.input_files]
+        for container_name, blob_names in ((app_container_name, [_TUTORIAL_TASK_FILE]),
+                                           (input_container_name, input_names),
+                                           (output_container_name, map(output_name, input_names))):
+            with made.container(blob_service_client, container_name, blob_names) as container:
+                container.created = create_container(blob_service_client, container_name)
 
         # 2. Upload the task script and the data. All that the nodes may do with your storage account is to
         #    read these files and to write into the output container (and again, should a task run again).
@@ -296,32 +359,44 @@ def main() -> int:
                                                              ContainerSasPermissions(write=True))
 
         # 3. Create the pool of nodes that will run the tasks.
-        batch_service_client = BatchServiceClient(
-            SharedKeyCredentials(account.batch_account_name, account.batch_account_key),
-            batch_url=account.batch_account_url)
-        batch_service_client.config.retry_policy.retries = account.batch_client_retries
-        create_pool(batch_service_client, _POOL_ID, application_files,
-                    _NODE_OS_PUBLISHER, _NODE_OS_OFFER, _NODE_OS_SKU)
+        with made.pool(batch_service_client, _POOL_ID) as pool:
+            pool.created = create_pool(batch_service_client, _POOL_ID, application_files,
+                                       _NODE_OS_PUBLISHER, _NODE_OS_OFFER, _NODE_OS_SKU,
+                                       ask=ask, metadata=made.metadata)
 
         # 4. Create the job that the tasks belong to.
-        create_job(batch_service_client, _JOB_ID, _POOL_ID)
+        with made.job(batch_service_client, _JOB_ID):
+            create_job(batch_service_client, _JOB_ID, _POOL_ID, ask=ask, metadata=made.metadata)
 
         # 5. Add the tasks, all in one call. They start as soon as there are nodes.
         add_tasks(batch_service_client, _JOB_ID, input_files, output_container_name,
                   output_container_sas_token, numwords=arguments.numwords,
                   storage_account_name=account.storage_account_name,
                   storage_account_url=account.storage_account_url)
+        # All are there, so that the job may end with its last task, whatever becomes of this program.
+        batch_service_client.job.patch(_JOB_ID, batchmodels.JobPatchParameter(
+            on_all_tasks_complete=batchmodels.OnAllTasksComplete.terminate_job))
 
-        # 6. Wait. On Azure, most of the time goes into the nodes: watch them in the portal.
-        wait_for_tasks_to_complete(batch_service_client, _JOB_ID, _TIMEOUT)
-        print("  Success! All tasks reached the 'Completed' state within the specified timeout period.")
+        # 6. Wait. On Azure, most of the time goes into the nodes: watch them in the portal. Completed is not
+        #    succeeded: what came of the tasks is another question.
+        try:
+            wait_for_tasks_to_complete(batch_service_client, _JOB_ID, _TIMEOUT)
+        except WaitError:
+            # What is complete is worth having, before the containers go.
+            with told_in_one_line():
+                print_failed_tasks(batch_service_client, _JOB_ID, blob_service_client, output_container_name)
+                download_blobs_from_container(blob_service_client, output_container_name, arguments.output_dir)
+            raise
+        failed_tasks = print_failed_tasks(batch_service_client, _JOB_ID, blob_service_client, output_container_name)
+        if not failed_tasks:
+            print("  Success! All tasks reached the 'Completed' state within the specified timeout period.")
 
-        # 7. Download the results.
-        download_blobs_from_container(blob_service_client, output_container_name, arguments.output_dir)
+        # 7. Download the results, and show what the tasks have found.
+        print_top_words(download_blobs_from_container(blob_service_client, output_container_name,
+                                                      arguments.output_dir))
 
         # 8. Delete the containers: stored blobs cost money.
-        delete_containers(blob_service_client,
-                          (app_container_name, input_container_name, output_container_name))
+        made.delete_containers()
 
         end_time = datetime.datetime.now().replace(microsecond=0)
         print()
@@ -331,14 +406,12 @@ def main() -> int:
 
         # 9. Delete the job and the pool. Tasks cost nothing, nodes do as long as they exist. Deleting a pool
         #    deletes its nodes and all that is on them.
-        if query_yes_no('Delete job?', ask=not arguments.yes) == 'yes':
-            batch_service_client.job.delete(_JOB_ID)
-        if query_yes_no('Delete pool?', ask=not arguments.yes) == 'yes':
-            batch_service_client.pool.delete(_POOL_ID)
+        made.offer_to_delete_job()
+        made.offer_to_delete_pool()
 
         print()
-        wait_for_enter('Press ENTER to exit...', ask=not arguments.yes)
-    return 0
+        wait_for_enter('Press ENTER to exit...', ask=ask)
+    return 1 if failed_tasks else 0
 
 
 if __name__ == '__main__':

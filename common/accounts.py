@@ -4,15 +4,25 @@ from __future__ import annotations
 import base64
 import dataclasses
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from azure.batch.batch_auth import SharedKeyCredentials
 from azure.storage.blob import LinearRetry
+from msrest.authentication import Authentication
 
-from common import local_azure
+from common import entra, local_azure
+from common.first_contact import QuickToGiveUpAtFirst
 from common.loopback import is_loopback, without_proxies
+from common.redaction import keep_secret
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
 
 # The variables are the Azure CLI's own: https://learn.microsoft.com/cli/azure/azure-cli-configuration and
 # https://learn.microsoft.com/cli/azure/storage. There is no setting for the URL of the storage account: its
@@ -27,6 +37,11 @@ _VARIABLES = {
 }
 _REQUIRED = tuple(name for name in _VARIABLES if name != 'storage_account_url')
 _KEYS = ('batch_account_key', 'storage_account_key')
+_EXAMPLES = {'batch_account_url': 'https://NAME.REGION.batch.azure.com',
+             'storage_account_url': 'https://NAME.blob.core.windows.net'}
+
+# An account key is 64 bytes. Emulators have shorter ones.
+_KEY_CHARACTERS, _SHORT_KEY_CHARACTERS = 88, 44
 
 
 class SettingsError(RuntimeError):
@@ -35,7 +50,10 @@ class SettingsError(RuntimeError):
 
 @dataclass(frozen=True)
 class Account:
-    """A Batch account and the storage account beside it. Empty fields are not known (yet)."""
+    """A Batch account and the storage account beside it. Empty fields are not known (yet).
+
+    Without keys, credential is what the clients sign in with; it is a credential of azure.identity.
+    """
 
     batch_account_name: str = ''
     batch_account_key: str = field(default='', repr=False)
@@ -43,18 +61,28 @@ class Account:
     storage_account_name: str = ''
     storage_account_key: str = field(default='', repr=False)
     storage_account_url: str = ''
+    credential: TokenCredential | None = field(default=None, repr=False)
 
     @property
-    def storage_credential(self) -> dict[str, str]:
+    def batch_credentials(self) -> Authentication:
+        """What BatchServiceClient takes as its credentials."""
+        if self.credential:
+            return entra.EntraCredentials(self.credential)
+        return SharedKeyCredentials(self.batch_account_name, self.batch_account_key)
+
+    @property
+    def storage_credential(self) -> dict[str, str] | TokenCredential:
         """What the clients of azure.storage.blob take as their credential."""
+        if self.credential:
+            return self.credential
         return {'account_name': self.storage_account_name, 'account_key': self.storage_account_key}
 
     @property
     def storage_client_options(self) -> dict[str, Any]:
-        """More arguments for BlobServiceClient: on this machine, retries that do not add up to a minute."""
+        """More arguments for BlobServiceClient: retries that do not add up to more than a reader's patience."""
         if is_loopback(self.storage_account_url):
             return {'retry_policy': LinearRetry(backoff=1, retry_total=2, random_jitter_range=0)}
-        return {}
+        return {'retry_policy': QuickToGiveUpAtFirst(), 'connection_timeout': 10}
 
     @property
     def batch_client_retries(self) -> int:
@@ -67,55 +95,101 @@ def open_account(settings: Account) -> Iterator[Account]:
     """Yields the accounts that the settings and the environment name, ready to be used.
 
     With no settings at all, these are on this machine, in services that run until the end of the with block.
+    With no keys, they are those of whoever is signed in with Entra ID. Nothing is asked over the network yet.
+
     Raises SettingsError, or LocalAzureError when the services cannot run here.
     """
     account = _fill_from_environment(settings)
     if account == Account():
+        if sys.platform == 'win32':
+            raise SettingsError('No account is set, and the local services run on Linux and macOS only: fill in the '
+                                'settings at the top of python_tutorial_client.py to use Azure.')
         print(f'No account is set, so this runs on this machine, with its state in '
               f'{local_azure.default_workspace()}; to use Azure, fill in the settings at the top of '
               'python_tutorial_client.py.', flush=True)
         with local_azure.start() as local:
+            keep_secret(local.batch_account_key, local.storage_account_key)
             yield Account(**dataclasses.asdict(local))
         return
 
-    account = _check(account)
+    account = _complete(account)
+    _check(account)
+    account = dataclasses.replace(account, batch_account_url=account.batch_account_url.rstrip('/'),
+                                  storage_account_url=account.storage_account_url.rstrip('/'))
+    keep_secret(account.batch_account_key, account.storage_account_key)
     on_this_machine = is_loopback(account.batch_account_url) or is_loopback(account.storage_account_url)
     with without_proxies() if on_this_machine else nullcontext():
-        yield account
+        if account.batch_account_key:
+            yield account
+        else:
+            with entra.sign_in() as credential:
+                yield dataclasses.replace(account, credential=credential)
 
 
 def _fill_from_environment(settings: Account) -> Account:
-    return Account(**{name: (getattr(settings, name) or os.environ.get(variable, '')).strip()
-                      for name, variable in _VARIABLES.items()})
+    values: dict[str, Any] = {name: (getattr(settings, name) or os.environ.get(variable, '')).strip()
+                              for name, variable in _VARIABLES.items()}
+    return dataclasses.replace(settings, **values)
 
 
-def _check(account: Account) -> Account:
+def _complete(account: Account) -> Account:
     missing = [name for name in _REQUIRED if not getattr(account, name)]
-    if missing == list(_KEYS):
-        raise SettingsError('Signing in without account keys is not possible yet: '
-                            f'set {_spelled_out(missing)}.')
-    if missing:
-        raise SettingsError(f'Some of the account settings are missing: set {_spelled_out(missing)}; '
+    # No keys at all is no gap: it is how to say that Entra ID is to be used.
+    if missing and missing != list(_KEYS):
+        raise SettingsError(f'Some of the account settings are missing: set {spelled_out(*missing)}; '
                             'or leave all of them empty to run on this machine.')
-    for name in _KEYS:
-        _check_key(name, getattr(account, name))
-
     # The Azure CLI and its variable give the address of a Batch account without "https://".
     batch_url = account.batch_account_url
     batch_url = batch_url if '://' in batch_url else f'https://{batch_url}'
     storage_url = (account.storage_account_url
                    or f'https://{account.storage_account_name}.blob.core.windows.net')
-    return dataclasses.replace(account, batch_account_url=batch_url.rstrip('/'),
-                               storage_account_url=storage_url.rstrip('/'))
+    return dataclasses.replace(account, batch_account_url=batch_url, storage_account_url=storage_url)
+
+
+def _check(account: Account) -> None:
+    for name in ('batch_account_name', 'storage_account_name'):
+        value = getattr(account, name)
+        # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
+        if not re.fullmatch('[a-z0-9]{3,24}', value):
+            raise SettingsError(f'{spelled_out(name)} is {value!r}, which is not the name of an account: that has 3 '
+                                'to 24 lower-case letters and digits.')
+    for name in ('batch_account_url', 'storage_account_url'):
+        _check_url(name, getattr(account, name), signing_in=not account.batch_account_key)
+    for name in _KEYS:
+        if key := getattr(account, name):
+            _check_key(name, key)
+
+
+def _check_url(name: str, url: str, signing_in: bool) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(''), None
+    on_this_machine = host is not None and is_loopback(url)
+    # The blob URL of an emulator ends in the name of the account.
+    path = '' if on_this_machine and name == 'storage_account_url' else parts.path.strip('/')
+    if (not host or not re.fullmatch(r'[\w.:-]+', host) or parts.scheme not in ('http', 'https')
+            or parts.username is not None or path or parts.query or parts.fragment):
+        raise SettingsError(f'{spelled_out(name)} is {url!r}, which is not the URL of an account: that is like '
+                            f'{_EXAMPLES[name]}, with nothing behind it.')
+    if parts.scheme == 'http' and (signing_in or not on_this_machine):
+        raise SettingsError(f'{spelled_out(name)} is {url!r}: it has to begin with "https://", or others on the way '
+                            'could use your account.')
 
 
 def _check_key(name: str, key: str) -> None:
     try:
         base64.b64decode(key, validate=True)
     except ValueError as error:
-        raise SettingsError(f'{_spelled_out([name])} is not an account key: it is not base64 ({error}). '
+        raise SettingsError(f'{spelled_out(name)} is not an account key: it is not base64 ({error}). '
                             'Copy the whole key, and nothing else.') from None
+    if len(key) > _SHORT_KEY_CHARACTERS and len(key) != _KEY_CHARACTERS:
+        raise SettingsError(f'{spelled_out(name)} is not an account key: it has {len(key)} characters, and a key has '
+                            f'{_KEY_CHARACTERS}. Copy the whole key, and nothing else.')
 
 
-def _spelled_out(names: list[str]) -> str:
-    return ', '.join(f'_{name.upper()} (or {_VARIABLES[name]})' for name in names)
+def spelled_out(*names: str) -> str:
+    """Returns the fields of Account as the reader knows them: their settings, and the variables beside these."""
+    return ', '.join(f'_{name.upper()} (or {_VARIABLES[name]})' if name in _REQUIRED else _VARIABLES[name]
+                     for name in names)

@@ -2,14 +2,20 @@
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 from pathlib import Path
+
+from common.outcome import output_name
+from common.redaction import log_sdk_calls
 
 _DESCRIPTION = 'Counts the words of text files in parallel with Azure Batch, or on this machine.'
 
 _SETTINGS = '''\
 settings, at the top of python_tutorial_client.py:
   Each of the first five may stay empty if the variable beside it is set. With all of them empty the tutorial
-  runs on this machine, with no account (Linux and macOS).
+  runs on this machine, with no account (Linux and macOS). With the two keys alone empty it signs in with Entra
+  ID, for instance as whoever has signed in with "az login".
 
   _BATCH_ACCOUNT_NAME    AZURE_BATCH_ACCOUNT     name of the Batch account
   _BATCH_ACCOUNT_KEY     AZURE_BATCH_ACCESS_KEY  one of its two keys
@@ -30,23 +36,28 @@ settings, at the top of python_tutorial_client.py:
 '''
 
 
+# Of a file, on the usual file systems.
+_MOST_NAME_BYTES = 255
+
+
 class UsageError(RuntimeError):
     """What the command line asks for cannot be done; the text names the argument."""
 
 
 class Arguments(argparse.Namespace):
-    """The command line: every path is absolute, every input file is there, the output directory too."""
+    """The command line: every path is absolute, input files can be read, the output directory be written to."""
 
     input_files: list[Path]
     numwords: int
     output_dir: Path
     yes: bool
+    verbose: bool
 
 
 def parse_arguments(default_input_files: list[Path]) -> Arguments:
     """Reads sys.argv. Ends the process, as argparse does, after --help or for what it cannot read.
 
-    Raises UsageError for input files that cannot be used, OSError when the output directory cannot be made.
+    Raises UsageError for input files and an output directory that cannot be used.
     """
     parser = argparse.ArgumentParser(description=_DESCRIPTION, epilog=_SETTINGS,
                                      usage='%(prog)s [options] [input_file ...]',
@@ -59,10 +70,13 @@ def parse_arguments(default_input_files: list[Path]) -> Arguments:
     parser.add_argument('--output-dir', metavar='DIR', type=_absolute, default=Path.home(),
                         help='where the results go (default: your home directory)')
     parser.add_argument('--yes', action='store_true', help='answer every question with its default')
+    parser.add_argument('--verbose', action='store_true',
+                        help='show the calls to Azure on standard error, without keys and signatures')
     arguments = parser.parse_args(namespace=Arguments())
 
+    log_sdk_calls(arguments.verbose)
     _check_input_files(arguments.input_files)
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    _check_output_dir(arguments.output_dir)
     return arguments
 
 
@@ -84,10 +98,45 @@ def _positive(text: str) -> int:
 def _check_input_files(input_files: list[Path]) -> None:
     by_name: dict[str, Path] = {}
     for path in input_files:
-        if not path.is_file():
-            reason = 'is not a file' if path.exists() else 'does not exist'
+        if reason := _why_unreadable(path) or _why_no_blob_name(path.name):
             raise UsageError(f'Input file {path} {reason}.')
-        if path.name in by_name:
-            raise UsageError(f'Input files {by_name[path.name]} and {path} have the same name, and would '
+        # Where the results go, upper and lower case may be the same.
+        name = os.path.normcase(path.name)
+        if name in by_name:
+            raise UsageError(f'Input files {by_name[name]} and {path} have the same name, and would '
                              'overwrite each other in the container: rename one, or leave it out.')
-        by_name[path.name] = path
+        by_name[name] = path
+
+
+def _why_unreadable(path: Path) -> str | None:
+    try:
+        if not path.is_file():
+            return 'is not a file' if path.exists() else 'does not exist'
+        path.open('rb').close()
+    except OSError as error:
+        return f'cannot be read: {error.strerror}'
+    return None
+
+
+def _why_no_blob_name(name: str) -> str | None:
+    # https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
+    try:
+        longest = len(output_name(name).encode())
+    except UnicodeEncodeError:
+        return 'has a name that is not UTF-8: rename it'
+    if longest > _MOST_NAME_BYTES:
+        return 'has too long a name for its output, which has "_OUTPUT" in it: rename it'
+    if '\\' in name or name.endswith('.') or min(name) < ' ':
+        return ('has a name that Storage would change: rename it, without backslashes, control characters, and a '
+                'dot at the end')
+    return None
+
+
+def _check_output_dir(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # Permissions do not tell everything, a full disk for instance.
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b'word')
+    except OSError as error:
+        raise UsageError(f'Output directory {directory} cannot be written to: {error.strerror}.') from None

@@ -11,6 +11,8 @@ import azure.batch.models as batchmodels
 from azure.batch import BatchServiceClient
 from azure.batch.custom.custom_errors import CreateTasksErrorException
 
+from common.redaction import without_secrets
+
 _RULE = '-' * 43
 
 
@@ -134,20 +136,15 @@ def _read_line(prompt: str) -> str:
 
 def print_batch_exception(
         batch_exception: batchmodels.BatchErrorException | CreateTasksErrorException) -> None:
-    """Prints what the Batch service said about an error: its message and every detail, without signatures.
+    """Prints what the Batch service said about an error: its message, its code and every detail; no secrets.
 
     Works for any answer, also for one that did not come from the Batch service and has no details.
     """
     print(_RULE)
     print('Exception encountered:')
     for text in _explanations(batch_exception):
-        print(without_signatures(text))
+        print(without_secrets(text))
     print(_RULE)
-
-
-def without_signatures(text: str) -> str:
-    """Returns the text with the signature of every SAS in it blotted out."""
-    return re.sub(r'(?i)\b(sig(?:=|%3D))[^&\s\'"<>]+', r'\1...', text)
 
 
 def _explanations(batch_exception: Exception) -> Iterator[str]:
@@ -160,15 +157,18 @@ def _explanations(batch_exception: Exception) -> Iterator[str]:
         return
     explained = list(_explanation(getattr(batch_exception, 'error', None)))
     # An answer that is not JSON leaves the exception with nothing but its own message.
-    yield from explained or [str(getattr(batch_exception, 'message', None) or repr(batch_exception))]
+    yield from explained or [getattr(batch_exception, 'message', None) or str(batch_exception)
+                             or repr(batch_exception)]
 
 
 def _explanation(error: batchmodels.BatchError | None) -> Iterator[str]:
-    message = getattr(error, 'message', None)
-    if getattr(message, 'value', None):
-        yield message.value
+    message = getattr(getattr(error, 'message', None), 'value', None)
+    if message:
+        yield message
     details = getattr(error, 'values', None)
-    if isinstance(details, list) and details:
+    code = error.code if isinstance(error, batchmodels.BatchError) else None
+    if details or code:
         yield ''
-        for detail in details:
+        for detail in details if isinstance(details, list) else ():
             yield f'{detail.key}:\t{detail.value}'
+        yield f'Code:\t{code}'

