@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from common import local_azure
+from tests.stand_in import make_certificate
+
 PROJECT = Path(__file__).resolve().parent.parent
 CLIENT = PROJECT / 'python_tutorial_client.py'
 DATA = sorted((PROJECT / 'data').glob('taskdata?.txt'))
@@ -97,6 +100,19 @@ def test_any_file_name_arrives_whole(run_client, tmp_path) -> None:
 
 def test_second_run_right_after_the_first_succeeds(run_client) -> None:
     assert [run_client('--yes').returncode for _ in range(2)] == [0, 0]
+
+
+def test_tutorial_runs_over_https(run_client, home, tmp_path) -> None:
+    cert, key = make_certificate(tmp_path)
+    with local_azure.start(tmp_path / 'workspace', cert=cert, key=key) as account:
+        run = run_client('--yes', REQUESTS_CA_BUNDLE=str(cert), AZURE_BATCH_ACCOUNT=account.batch_account_name,
+                         AZURE_BATCH_ACCESS_KEY=account.batch_account_key,
+                         AZURE_BATCH_ENDPOINT=account.batch_account_url,
+                         AZURE_STORAGE_ACCOUNT=account.storage_account_name,
+                         AZURE_STORAGE_KEY=account.storage_account_key,
+                         AZURE_STORAGE_SERVICE_ENDPOINT=account.storage_account_url)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert len(list(home.glob('taskdata?_OUTPUT.txt'))) == 3
 
 
 def test_proxies_of_the_environment_are_not_asked(run_client) -> None:

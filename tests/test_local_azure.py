@@ -2,10 +2,9 @@
 from __future__ import annotations
 
 import base64
-import datetime
-import ipaddress
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -19,14 +18,14 @@ from pathlib import Path
 import pytest
 from azure.batch import BatchServiceClient
 from azure.batch.batch_auth import SharedKeyCredentials
+from azure.batch.models import BatchErrorException, PoolPatchParameter
 from azure.storage.blob import BlobServiceClient
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from common import azurite, local_azure
+from common.batch_service.settings import Settings
 from common.local_azure import LocalAzure, LocalAzureError
 from tests.leftovers import eventually, needs_proc
+from tests.stand_in import make_certificate
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='the local services run on Linux and macOS')
 
@@ -306,6 +305,7 @@ def test_services_of_a_killed_run_are_waited_for(
     program = f'''
 from pathlib import Path
 from common import azurite, local_azure
+from common.batch_service.settings import Settings
 azurite.install = lambda: Path({scripts['storage']!r})
 local_azure._batch_command = lambda *_: azurite.command(Path({scripts['Batch']!r}), Path(), 0, None, None)
 local_azure._PROJECT = Path({str(tmp_path)!r})
@@ -417,6 +417,7 @@ def test_export_lines_set_up_any_client_in_a_shell(azurite_install: Path, tmp_pa
 import os
 from azure.batch import BatchServiceClient
 from azure.batch.batch_auth import SharedKeyCredentials
+from azure.batch.models import BatchErrorException, PoolPatchParameter
 from azure.storage.blob import BlobServiceClient
 value = os.environ
 credentials = SharedKeyCredentials(value['AZURE_BATCH_ACCOUNT'], value['AZURE_BATCH_ACCESS_KEY'])
@@ -451,23 +452,26 @@ def test_command_speaks_https_with_a_certificate(
     assert variables['AZURE_STORAGE_CONNECTION_STRING'].startswith('DefaultEndpointsProtocol=https;')
 
 
-def make_certificate(directory: Path) -> tuple[Path, Path]:
-    """Makes a self-signed certificate for 127.0.0.1; returns its file and that of its key."""
-    private_key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, '127.0.0.1')])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(private_key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.IPv4Address('127.0.0.1'))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(private_key, hashes.SHA256()))
-    cert_file, key_file = directory / 'cert.pem', directory / 'key.pem'
-    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(private_key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    return cert_file, key_file
+def test_troubles_asked_for_are_those_of_the_service(stand_in: Path, tmp_path: Path) -> None:
+    with local_azure.start(tmp_path / 'workspace', settings=Settings(busy_share=1.0)) as account:
+        assert is_busy(account.batch_account_name, account.batch_account_key, account.batch_account_url)
+
+
+def test_command_passes_its_options_on_and_logs_requests(azurite_install: Path, tmp_path: Path) -> None:
+    with command(tmp_path / 'workspace', '--busy-share', '1', '--verbose') as process:
+        variables = variables_in(read_until_ready(process))
+        assert is_busy(*(variables[name] for name in VARIABLES[:3]))
+
+    assert re.search('PATCH /pools/p (429|503)', (tmp_path / 'workspace' / 'batch.log').read_text())
+
+
+def is_busy(name: str, key: str, url: str) -> bool:
+    """Whether the Batch service asks to try again later."""
+    with BatchServiceClient(SharedKeyCredentials(name, key), batch_url=url) as client:
+        client.config.retry_policy.retries = 0
+        with pytest.raises(BatchErrorException) as raised:
+            client.pool.patch('p', PoolPatchParameter())
+    return raised.value.error.code in ('TooManyRequests', 'ServerBusy')
 
 
 # The command line.

@@ -232,6 +232,7 @@ class Nodes:
 
     def _make_worker(self, pool: Document, node: Document) -> Worker:
         environment = {
+            **self._service.trust,
             'AZ_BATCH_ACCOUNT_NAME': self._service.account_name, 'AZ_BATCH_ACCOUNT_URL': self._service.url,
             'AZ_BATCH_POOL_ID': pool['id'], 'AZ_BATCH_NODE_ID': node['id'],
             'AZ_BATCH_NODE_IS_DEDICATED': 'true' if node['isDedicated'] else 'false'}

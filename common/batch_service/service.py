@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, Coroutine, TypeVar
 
+import certifi
+
 from .images import supported_images
 from .jobs import Jobs
 from .nodes import Nodes
@@ -44,6 +46,7 @@ class BatchService:
         workspace.mkdir(parents=True, exist_ok=True)
         self.workspace = workspace = workspace.resolve()
         self.programs = _make_programs(workspace / 'bin')
+        self.trust = _make_trust(workspace / 'trusted.pem', certificate) if certificate else {}
         self.store = Store(workspace / 'batch.db')
         self.transfers = Transfers(certificate)
         self.reaper = Reaper(workspace / 'nodes')
@@ -89,6 +92,12 @@ class BatchService:
         self._background.discard(task)
         if not task.cancelled() and task.exception():
             _LOG.error('The service failed at %s', task.get_coro(), exc_info=task.exception())
+
+
+def _make_trust(bundle: Path, certificate: Path) -> dict[str, str]:
+    """The variables by which a task's programs trust a certificate of this machine besides the usual ones."""
+    bundle.write_text(Path(certifi.where()).read_text() + certificate.read_text())
+    return dict.fromkeys(('REQUESTS_CA_BUNDLE', 'SSL_CERT_FILE', 'NODE_EXTRA_CA_CERTS'), str(bundle))
 
 
 def _make_programs(directory: Path) -> Path:
