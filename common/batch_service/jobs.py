@@ -176,11 +176,16 @@ class Jobs:
             with self._store.transaction():
                 self.terminate(now_there, 'MaxWallClockTimeExpiry')
 
-    def environment(self, job: Document, task: Document, task_id: str, worker: Worker) -> dict[str, str]:
+    def environment(self, job: Document, task: Document, worker: Worker) -> dict[str, str]:
         """The variables that a task of the job gets beyond those of its node; the task's own come last."""
+        environment = {'AZ_BATCH_JOB_ID': job['id'], 'AZ_BATCH_TASK_ID': task['id']}
+        preparation = job.get('jobPreparationTask', task)
+        if preparation['id'] != task['id']:
+            directory = worker.node.task_directory(job['id'], preparation['id'])
+            environment |= {'AZ_BATCH_JOB_PREP_DIR': str(directory),
+                            'AZ_BATCH_JOB_PREP_WORKING_DIR': str(directory / 'wd')}
         settings = [*job.get('commonEnvironmentSettings', ()), *task.get('environmentSettings', ())]
-        return {'AZ_BATCH_JOB_ID': job['id'], 'AZ_BATCH_TASK_ID': task_id,
-                **{setting['name']: setting['value'] for setting in settings}}
+        return environment | {setting['name']: setting['value'] for setting in settings}
 
     async def prepare(self, job: Document, worker: Worker) -> bool:
         """Runs the job preparation task on a node; says whether the job's tasks may run there."""
@@ -218,7 +223,7 @@ class Jobs:
 
     async def _run_beside(self, job: Document, task: Document, worker: Worker, limit: str) -> Outcome:
         command = Command(task['commandLine'], worker.node.task_directory(job['id'], task['id']),
-                          self.environment(job, task, task['id'], worker), task.get('resourceFiles', []),
+                          self.environment(job, task, worker), task.get('resourceFiles', []),
                           time_limit=duration(limit))
         return await worker.node.run(command, asyncio.Event())
 

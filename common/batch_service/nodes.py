@@ -236,12 +236,23 @@ class Nodes:
             'AZ_BATCH_ACCOUNT_NAME': self._service.account_name, 'AZ_BATCH_ACCOUNT_URL': self._service.url,
             'AZ_BATCH_POOL_ID': pool['id'], 'AZ_BATCH_NODE_ID': node['id'],
             'AZ_BATCH_NODE_IS_DEDICATED': 'true' if node['isDedicated'] else 'false'}
+        root = self._root(pool['id'], node['id'])
+        before = self._service.scheduler.workers.get(node['id']) if root.is_dir() else None
         worker = Worker(pool['id'], node['id'],
-                        Node(self._root(pool['id'], node['id']), self._service.programs, environment,
-                             self._service.transfers, self._service.reaper),
+                        Node(root, self._service.programs, environment, self._service.transfers,
+                             self._service.reaper),
                         pool['taskSlotsPerNode'])
+        if before:
+            worker.preparations |= {job_id: work for job_id, work in before.preparations.items()
+                                    if self._stays_prepared(job_id, work)}
         self._service.scheduler.workers[node['id']] = worker
         return worker
+
+    def _stays_prepared(self, job_id: str, preparation: asyncio.Task[bool]) -> bool:
+        """Whether a job's preparation holds over a reboot of the node."""
+        job = self._store.find('job', '', job_id)
+        return (job is not None and not job['jobPreparationTask']['rerunOnNodeRebootAfterSuccess']
+                and preparation.done() and preparation.result())
 
     def tasks_changed(self, worker: Worker, job_id: str, ended: Document | None = None) -> None:
         """A task of a job began or ended on a node: the node's counts and its state follow."""

@@ -166,11 +166,7 @@ class Scheduler:
 
     def _command(self, job: Document, task: Document, worker: Worker) -> Command:
         constraints = task['constraints']
-        environment = self._service.jobs.environment(job, task, task['id'], worker)
-        if 'jobPreparationTask' in job:
-            directory = worker.node.task_directory(job['id'], job['jobPreparationTask']['id'])
-            environment |= {'AZ_BATCH_JOB_PREP_DIR': str(directory),
-                            'AZ_BATCH_JOB_PREP_WORKING_DIR': str(directory / 'wd')}
-        return Command(task['commandLine'], worker.node.task_directory(job['id'], task['id']), environment,
+        return Command(task['commandLine'], worker.node.task_directory(job['id'], task['id']),
+                       self._service.jobs.environment(job, task, worker),
                        task.get('resourceFiles', []), task.get('outputFiles', []),
                        duration(constraints['maxWallClockTime']))

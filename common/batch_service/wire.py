@@ -72,7 +72,7 @@ class Call:
         """A whole number from the query.
 
         Raises:
-            BatchError: InvalidQueryParameterValue, with the reason.
+            BatchError: InvalidQueryParameterValue or OutOfRangeQueryParameterValue, with the reason.
         """
         text = self.query.get(name)
         if text is None:
@@ -81,8 +81,11 @@ class Call:
             number = int(text)
         except ValueError:
             raise _bad_parameter(name, text, 'A whole number is expected') from None
-        if not least <= number <= most:
-            raise _bad_parameter(name, text, f'{name} must be from {least} to {most}')
+        if number < least:
+            raise _bad_parameter(name, text, f'{name.replace("maxresults", "MaxResults")} cannot be less than {least}')
+        if number > most:
+            raise BatchError('OutOfRangeQueryParameterValue', QueryParameterName=name, QueryParameterValue=text,
+                             Reason=f'The largest value is {most}')
         return number
 
 

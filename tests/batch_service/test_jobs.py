@@ -64,6 +64,32 @@ def test_job_ends_by_itself_when_its_time_is_over(empty_bench) -> None:
     assert reason == 'MaxWallClockTimeExpiry'
 
 
+@pytest.mark.parametrize(('rerun', 'times'), [(True, 2), (False, 1)])
+def test_preparation_is_run_again_after_a_reboot_if_the_job_says_so(empty_bench, tmp_path, rerun, times) -> None:
+    empty_bench.add_pool()
+    empty_bench.add_job(job_preparation_task=models.JobPreparationTask(
+        command_line=f"/bin/bash -c 'echo run >> {tmp_path}/runs'", rerun_on_node_reboot_after_success=rerun))
+    empty_bench.run('before', 'true')
+    node, = empty_bench.wait_for_nodes('idle')
+    empty_bench.client.compute_node.reboot(empty_bench.pool_id, node.id)
+    empty_bench.run('after', 'true')
+    assert (tmp_path / 'runs').read_text() == 'run\n' * times
+
+
+def test_preparation_and_release_know_their_directories(empty_bench, tmp_path) -> None:
+    note = "/bin/bash -c 'echo $AZ_BATCH_TASK_ID $AZ_BATCH_JOB_PREP_DIR >> {}/notes'".format(tmp_path)
+    empty_bench.add_pool()
+    empty_bench.add_job(job_preparation_task=models.JobPreparationTask(command_line=note),
+                        job_release_task=models.JobReleaseTask(command_line=note))
+    empty_bench.run('task', note)
+    empty_bench.client.job.terminate(empty_bench.job_id)
+    wait_until(lambda: empty_bench.client.job.get(empty_bench.job_id).state == models.JobState.completed)
+    preparation, task, release = (tmp_path / 'notes').read_text().splitlines()
+    assert preparation == 'jobpreparation'
+    assert task.startswith('task /') and task.endswith('/jobpreparation')
+    assert release == task.replace('task /', 'jobrelease /')
+
+
 def test_largest_duration_is_taken(empty_bench) -> None:
     empty_bench.add_job(constraints=models.JobConstraints(max_wall_clock_time=timedelta(days=10_000_000)))
     job = empty_bench.client.job.get(empty_bench.job_id)

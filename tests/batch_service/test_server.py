@@ -47,6 +47,7 @@ def test_request_without_a_signature_does_nothing(shared_service, batch) -> None
     ('GET', f'/nowhere?api-version={VERSION}', 400, 'InvalidUri'),
     ('PUT', f'/pools?api-version={VERSION}', 405, 'UnsupportedHttpVerb'),
     ('GET', f'/pools?maxresults=0&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
+    ('GET', f'/pools?maxresults=1001&api-version={VERSION}', 400, 'OutOfRangeQueryParameterValue'),
     ('GET', f'/pools?$filter=nonsense&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
     ('GET', f'/pools?colour=red&api-version={VERSION}', 400, 'UnsupportedQueryParameter'),
     ('GET', f'/pools?$expand=everything&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
