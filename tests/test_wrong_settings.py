@@ -32,12 +32,17 @@ def run_with(local_account: LocalAzure, home: Path, batch_client: BatchServiceCl
              'AZURE_STORAGE_KEY': local_account.storage_account_key,
              'AZURE_STORAGE_SERVICE_ENDPOINT': local_account.storage_account_url}
 
+    def there() -> list[str]:
+        return [container.name for container in blob_client.list_containers()] + [
+            pool.id for pool in batch_client.pool.list()]
+
     def run(**wrong: str) -> str:
+        before = there()
         ran = subprocess.run([sys.executable, str(CLIENT), '--yes'], env={**os.environ, **right, **wrong}, timeout=100,
                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
         assert ran.returncode == 1
         assert 'Uploading' not in ran.stdout
-        assert list(blob_client.list_containers()) == list(batch_client.pool.list()) == []
+        assert there() == before
         assert not any(value in ran.stdout + ran.stderr for name, value in {**right, **wrong}.items() if 'KEY' in name)
         return ran.stderr.splitlines()[-1]
     return run
