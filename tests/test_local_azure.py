@@ -462,7 +462,8 @@ def test_command_passes_its_options_on_and_logs_requests(azurite_install: Path, 
         variables = variables_in(read_until_ready(process))
         assert is_busy(*(variables[name] for name in VARIABLES[:3]))
 
-    assert re.search('PATCH /pools/p (429|503)', (tmp_path / 'workspace' / 'batch.log').read_text())
+    log = tmp_path / 'workspace' / 'batch.log'
+    assert eventually(lambda: re.search('PATCH /pools/p (429|503)', log.read_text()) is not None)
 
 
 def is_busy(name: str, key: str, url: str) -> bool:
