@@ -18,9 +18,9 @@ def is_loopback(url: str) -> bool:
 def without_proxies() -> Iterator[None]:
     """Keeps loopback calls, and only those, away from the proxies that the environment names."""
     before = {name: os.environ.get(name) for name in ('no_proxy', 'NO_PROXY')}
-    exceptions = [host for value in before.values() for host in (value or '').split(',') if host]
+    exceptions = before['no_proxy'] or before['NO_PROXY']
     # A star, no proxy for anything, is one only when it stands alone.
-    hosts = '*' if '*' in exceptions else ','.join(dict.fromkeys((*exceptions, *_HOSTS)))
+    hosts = '*' if exceptions == '*' else ','.join(filter(None, (exceptions, *_HOSTS)))
     os.environ.update(dict.fromkeys(before, hosts))
     try:
         yield

@@ -240,6 +240,7 @@ def test_proxy_is_not_used_for_the_services_and_is_back_afterwards(
         stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY', 'http_proxy', 'https_proxy', 'all_proxy'):
         monkeypatch.setenv(name, 'http://127.0.0.1:9')
+    monkeypatch.delenv('no_proxy', raising=False)
     monkeypatch.setenv('NO_PROXY', 'intranet.example')
     before = dict(os.environ)
 

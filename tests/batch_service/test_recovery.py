@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_running_task_is_run_again_after_a_kill(own_service, own_bench, tmp_path
     task = own_bench.completed('task')
     assert task.execution_info.exit_code == 0
     assert task.execution_info.requeue_count == 1
+
+
+def test_job_ends_by_itself_though_the_service_was_killed_meanwhile(own_service, own_bench) -> None:
+    own_bench.client.job.patch('job', models.JobPatchParameter(
+        constraints=models.JobConstraints(max_wall_clock_time=timedelta(seconds=2))))
+    own_service.kill()
+    own_service.start()
+    client = own_service.client()
+    wait_until(lambda: client.job.get('job').state == models.JobState.completed)
 
 
 def test_accepted_tasks_are_there_after_a_kill(own_service, own_bench) -> None:

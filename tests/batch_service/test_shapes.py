@@ -48,6 +48,8 @@ def test_any_value_of_any_property_is_read_or_refused(shape, document) -> None:
     (documents.TASK, {**TASK, 'containerSettings': {'imageName': 'x'}}, 'UnsupportedProperty', 'containerSettings'),
     (documents.TASK, {**TASK, 'multiInstanceSettings': {'coordinationCommandLine': 'x'}}, 'UnsupportedProperty',
      'multiInstanceSettings'),
+    (documents.TASK, {**TASK, 'commandLine': 'echo \ud800'}, 'InvalidPropertyValue', 'commandLine'),
+    (documents.TASK, {**TASK, 'commandLine': 'echo \0'}, 'InvalidPropertyValue', 'commandLine'),
     (documents.TASK, {**TASK, 'resourceFiles': [{'filePath': 'x'}]}, 'InvalidPropertyValue', 'resourceFiles[0]'),
     (documents.TASK, {**TASK, 'resourceFiles': [{'httpUrl': 'x'}]}, 'MissingRequiredProperty',
      'resourceFiles[0].filePath'),
