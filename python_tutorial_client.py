@@ -30,9 +30,10 @@ from common.helpers import (print_batch_exception, query_yes_no,  # noqa: F401
                             select_latest_verified_vm_image_with_node_agent_sku, wait_for_enter,
                             wrap_commands_in_shell)
 from common.outcome import output_name, print_failed_tasks, print_top_words
+from common.patience import looks
 from common.pool_reuse import mark_of_task_script, reuse_existing_pool
 from common.pool_watch import PoolWatch, WaitError
-from common.progress import looks, show_progress
+from common.progress import show_progress
 from common.sas import sas_signing_key
 from common.taken_names import delete_existing_job, error_code, once_deleted
 

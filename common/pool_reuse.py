@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from azure.batch import BatchServiceClient
 from azure.batch.models import AllocationState, ComputeNodeState
 
 from common.helpers import query_yes_no
+from common.patience import looks
 from common.taken_names import NameTakenError
 
 # The task script is on the nodes, where a client does not see it: the pool has to remember which one.
@@ -21,6 +21,7 @@ _COMING_UP = (ComputeNodeState.creating, ComputeNodeState.starting, ComputeNodeS
               ComputeNodeState.reimaging, ComputeNodeState.waiting_for_start_task)
 _BROKEN = (ComputeNodeState.start_task_failed, ComputeNodeState.unusable)
 _PATIENCE = datetime.timedelta(minutes=15)
+_LONGEST_PAUSE = datetime.timedelta(seconds=5)
 # https://learn.microsoft.com/rest/api/batchservice/pool/remove-nodes
 _MOST_NODES_REMOVED_AT_ONCE = 100
 
@@ -112,14 +113,9 @@ def _settled_nodes(client: BatchServiceClient, pool_id: str) -> list[batchmodels
 
 
 def _wait_until(condition: Callable[[], bool], notice: str) -> bool:
-    start = time.monotonic()
-    pause = 0.0
-    while not condition():
-        waited = time.monotonic() - start
-        if waited > _PATIENCE.total_seconds():
-            return False
-        if not pause:
+    for waited in looks(_PATIENCE, _LONGEST_PAUSE):
+        if condition():
+            return True
+        if not waited:
             print(notice)
-        pause = min(max(waited / 4, 0.1), 5)
-        time.sleep(pause)
-    return True
+    return False

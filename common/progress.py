@@ -5,28 +5,11 @@ import os
 import shutil
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable
 
 import azure.batch.models as batchmodels
 from tqdm import tqdm
-
-_FIRST_PAUSE = 0.1  # seconds
-
-
-def looks(timeout: timedelta, longest_pause: timedelta) -> Iterator[float]:
-    """Yields the seconds that have passed, again and again with pauses, until the timeout has passed."""
-    start = time.monotonic()
-    waited = 0.0
-    while waited < timeout.total_seconds():
-        yield waited
-        # Often at first, or a short run would spend most of its time in here.
-        waited = time.monotonic() - start
-        pause = min(max(waited / 4, _FIRST_PAUSE), longest_pause.total_seconds())
-        time.sleep(max(0.0, min(pause, timeout.total_seconds() - waited)))
-        waited = time.monotonic() - start
 
 
 def show_progress(count_tasks: Callable[[], int]) -> Dots | Bar:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import datetime
-import time
 from collections.abc import Callable
 
 import azure.batch.models as batchmodels
@@ -10,6 +9,7 @@ from azure.batch import BatchServiceClient
 from azure.core.exceptions import ResourceExistsError
 
 from common.helpers import query_yes_no
+from common.patience import looks
 from common.sdk_errors import batch_code
 
 # https://learn.microsoft.com/rest/api/storageservices/delete-container and
@@ -18,7 +18,7 @@ _BEING_DELETED = ('ContainerBeingDeleted', 'PoolBeingDeleted', 'JobBeingDeleted'
 
 # A container takes half a minute or more, a pool as long as its nodes need to stop.
 _PATIENCE = datetime.timedelta(minutes=15)
-_LONGEST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE = datetime.timedelta(seconds=5)
 
 
 class NameTakenError(RuntimeError):
@@ -36,23 +36,16 @@ def once_deleted(create: Callable[[], object], what: str) -> None:
 
     Raises NameTakenError when that lasts longer than any deletion should, and whatever else create raises.
     """
-    start = time.monotonic()
-    pause = 0.0
-    while True:
+    for waited in looks(_PATIENCE, _LONGEST_PAUSE):
         try:
             create()
             return
         except (batchmodels.BatchErrorException, ResourceExistsError) as error:
             if error_code(error) not in _BEING_DELETED:
                 raise
-        waited = time.monotonic() - start
-        if waited > _PATIENCE.total_seconds():
-            raise NameTakenError(f'The {what} of an earlier run is still being deleted after {_PATIENCE}: '
-                                 'try again later.')
-        if not pause:
+        if not waited:
             print(f'  Waiting for the {what} of an earlier run to be deleted...')
-        pause = min(max(waited / 4, 0.1), _LONGEST_PAUSE_SECONDS)
-        time.sleep(pause)
+    raise NameTakenError(f'The {what} of an earlier run is still being deleted after {_PATIENCE}: try again later.')
 
 
 def delete_existing_job(batch_service_client: BatchServiceClient, job_id: str, *, ask: bool) -> None:

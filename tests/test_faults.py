@@ -435,8 +435,22 @@ def test_a_pool_that_was_kept_is_reused(cloud: Cloud, start_client: Callable[...
 
 
 def test_a_kept_pool_whose_nodes_cannot_start_any_more_gets_new_ones(
+        cloud: Cloud, start_client: Callable[..., Client], keyboard: tuple[int, int]) -> None:
+    client = start_client(cloud, stdin=keyboard[1])
+    os.write(keyboard[0], b'\nn\n\n')
+    assert client.ends() == 0
+    # They restart when the blob of their start task is gone.
+    for node in cloud.batch.compute_node.list(POOL):
+        cloud.batch.compute_node.reboot(POOL, node.id)
+
+    again = start_client(cloud)
+    assert again.ends() == 0, again.errors
+
+    assert 'are broken' in again.output and 'Success!' in again.output
+
+
+def test_a_kept_pool_is_still_good_when_the_services_were_stopped_meanwhile(
         start_client: Callable[..., Client], azurite_install: Path, keyboard: tuple[int, int]) -> None:
-    # Here the nodes restart with the services, when the blob of their start task is gone.
     client = start_client(None, stdin=keyboard[1])
     os.write(keyboard[0], b'\nn\n\n')
     assert client.ends() == 0
@@ -444,7 +458,7 @@ def test_a_kept_pool_whose_nodes_cannot_start_any_more_gets_new_ones(
     again = start_client(None)
     assert again.ends() == 0, again.errors
 
-    assert 'are broken' in again.output and 'Success!' in again.output
+    assert 'Reuse it? [Y/n] yes' in again.output and 'are broken' not in again.output
 
 
 def test_a_pool_that_does_not_fit_is_named_and_kept(cloud: Cloud, start_client: Callable[..., Client]) -> None:

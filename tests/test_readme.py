@@ -176,6 +176,12 @@ def test_every_package_has_its_reason() -> None:
     assert sorted(explained) == sorted(packages) != []
 
 
+def test_every_module_has_its_place() -> None:
+    linked = set(re.findall(r'\(common/(\w+)\.py\)', section('How it is laid out')))
+
+    assert linked == {file.stem for file in PROJECT.glob('common/*.py')} - {'__init__'}
+
+
 def test_links_lead_somewhere() -> None:
     headings = {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
                 for title in re.findall(r'^#+ (.*)$', README, re.MULTILINE)}

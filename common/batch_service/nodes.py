@@ -25,6 +25,7 @@ STATES = ('creating', 'idle', 'leavingpool', 'offline', 'preempted', 'rebooting'
           'startTaskFailed', 'unknown', 'unusable', 'waitingForStartTask')
 """As node counts name them."""
 
+_READY = ('idle', 'running', 'offline')
 _MOST_RECENT_TASKS = 10
 _NODE_AGENT_VERSION = '1.12.39'
 _UNUSABLE = {'code': 'NodeUnusable', 'message': 'The service was asked to make this node unusable.',
@@ -75,11 +76,15 @@ class Nodes:
         self._boot(pool['id'], node_id)
 
     def resume(self, pool_id: str) -> None:
-        """Boots the nodes that an earlier run of the service left."""
+        """Takes up the nodes that an earlier run of the service left: as they were if they were ready, else anew."""
+        pool = self._store.get('pool', '', pool_id)
         for node in self._store.all('node', pool_id):
             node |= {'runningTasksCount': 0, 'runningTaskSlotsCount': 0}
-            self._move(pool_id, node, 'starting')
-            self._boot(pool_id, node['id'])
+            if node['state'] in _READY and node.get('startTaskInfo', {}).get('state') != 'running':
+                self._accept(self._make_worker(pool, node), node)
+            else:
+                self._move(pool_id, node, 'starting')
+                self._boot(pool_id, node['id'])
 
     def restart(self, pool_id: str, node: Document, state: str, running_tasks: str) -> None:
         """Reboots or reimages a node; a reimaged one has lost its files.

@@ -84,6 +84,29 @@ def test_accepted_tasks_are_there_after_a_kill(own_service, own_bench) -> None:
     own_bench.completed(*(f'task{number}' for number in range(100)))
 
 
+def test_node_that_was_ready_is_ready_again_without_its_start_task(own_service, tmp_path) -> None:
+    bench = Workbench(own_service.client(), 'pool', 'job')
+    bench.add_pool(start_task=models.StartTask(command_line=f"/bin/bash -c 'echo run >> {tmp_path}/runs'"))
+    before, = bench.wait_for_nodes('idle')
+    own_service.stop()
+    own_service.start()
+    bench.client = own_service.client()
+    after, = bench.wait_for_nodes('idle')
+    assert after.id == before.id
+    assert (tmp_path / 'runs').read_text() == 'run\n'
+
+
+def test_start_task_that_was_running_is_run_again_after_a_kill(own_service, tmp_path) -> None:
+    bench = Workbench(own_service.client(), 'pool', 'job')
+    bench.add_pool(start_task=models.StartTask(
+        command_line=f"/bin/bash -c 'echo run >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) = 2 ] || sleep 600'"))
+    wait_until((tmp_path / 'runs').exists)
+    own_service.kill()
+    own_service.start()
+    bench.client = own_service.client()
+    bench.wait_for_nodes('idle')
+
+
 def test_deletion_is_finished_after_a_kill(own_service, own_bench, tmp_path) -> None:
     begin_endless_task(own_bench, tmp_path)
     own_bench.client.job.delete('job')
