@@ -13,7 +13,7 @@ from typing import Any
 
 import azure.batch.models as batchmodels
 from azure.batch import BatchServiceClient
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError, ResourceNotFoundError, ServiceRequestError
 from azure.storage.blob import BlobServiceClient
 
 from common.accounts import Account
@@ -170,6 +170,11 @@ class Made:
             # A service that says no has made nothing. One that is in trouble may have.
             status = getattr(getattr(error, 'response', None), 'status_code', None)
             if not isinstance(status, int) or status < 500:
+                self._forget(thing)
+            raise
+        except ServiceRequestError:
+            # No connection. To a service that has answered before, an earlier try may have come through.
+            if self._left() == [thing]:
                 self._forget(thing)
             raise
 

@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 
 import azure.batch.models as batchmodels
 import pytest
-from azure.core.exceptions import HttpResponseError, ServiceResponseError
+from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 from pytest_mock import MockerFixture
 
 from common.accounts import Account
@@ -99,6 +99,22 @@ def test_what_a_service_has_refused_is_not_looked_for(services: Services) -> Non
 
     services.batch.pool.get.assert_not_called()
     assert services.deleted == []
+
+
+@pytest.mark.parametrize('answered_before', [True, False])
+def test_only_a_service_that_has_never_answered_is_not_asked_what_was_made(
+        services: Services, answered_before: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    container_client = services.blobs.get_container_client.return_value
+    container_client.get_container_properties.side_effect = ServiceRequestError('still none')
+    with pytest.raises(ServiceRequestError), cleaned_up_after_errors(ACCOUNT, ask=False) as made:
+        if answered_before:
+            with made.container(services.blobs, 'application', []) as container:
+                container.created = True
+        with made.container(services.blobs, 'input', []):
+            raise ServiceRequestError('no connection')
+
+    assert container_client.get_container_properties.called is answered_before
+    assert ('Cleaning up' in capsys.readouterr().out) is answered_before
 
 
 @pytest.mark.parametrize('cut_off', [KeyboardInterrupt(), ConnectionResetError(), batch_error('InternalError', 500)])

@@ -24,7 +24,7 @@ WRONG_KEY = base64.b64encode(b'w' * 64).decode()
 @pytest.fixture
 def run_with(local_account: LocalAzure, home: Path, batch_client: BatchServiceClient,
              blob_client: BlobServiceClient) -> Callable[..., str]:
-    """Runs the client with some settings of the local accounts changed; returns the error, the last line shown."""
+    """Runs the client with some settings of the local accounts changed; returns the error, the one line of stderr."""
     right = {'AZURE_BATCH_ACCOUNT': local_account.batch_account_name,
              'AZURE_BATCH_ACCESS_KEY': local_account.batch_account_key,
              'AZURE_BATCH_ENDPOINT': local_account.batch_account_url,
@@ -44,7 +44,9 @@ def run_with(local_account: LocalAzure, home: Path, batch_client: BatchServiceCl
         assert 'Uploading' not in ran.stdout
         assert there() == before
         assert not any(value in ran.stdout + ran.stderr for name, value in {**right, **wrong}.items() if 'KEY' in name)
-        return ran.stderr.splitlines()[-1]
+        assert 'Cleaning up' not in ran.stdout
+        line, = ran.stderr.splitlines()
+        return line
     return run
 
 
