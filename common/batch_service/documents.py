@@ -21,7 +21,17 @@ AUTO_USER = {'autoUser': {'scope': 'pool', 'elevationLevel': 'nonadmin'}}
 TASK_RETENTION = 'P7D'
 
 _NAMED_VALUES = list_of(object_of({'name': text(least=1)(required=True), 'value': TEXT(default='')}))
-_METADATA = list_of(object_of({'name': text(least=1)(required=True), 'value': TEXT(required=True)}))
+_METADATA_ITEM: Shape = {'name': TEXT(required=True), 'value': TEXT(required=True)}
+
+
+def _metadata_item(value: Any, path: str) -> dict[str, Any]:
+    item = read(_METADATA_ITEM, value, path + '.')
+    if not item['name']:
+        raise BatchError('EmptyMetadataKey', PropertyName=f'{path}.name')
+    return item
+
+
+_METADATA = list_of(Field(_metadata_item))
 _PACKAGES = refused('application packages')
 _CONTAINER = refused('containers')
 _RETRIES = integer(-1)
@@ -165,6 +175,16 @@ JOB: Shape = {
 _EXIT_OPTIONS = object_of({'jobAction': one_of('none', 'disable', 'terminate'),
                            'dependencyAction': one_of('satisfy', 'block')})
 
+_LONGEST_DEPENDENCIES = 64_000  # characters, says the docstring of TaskDependencies
+
+
+def _task_ids(value: Any, path: str) -> list[str]:
+    ids = list_of(ID).convert(value, path)
+    if sum(map(len, ids)) > _LONGEST_DEPENDENCIES:
+        raise BatchError('TaskDependencyListTooLong', PropertyName=path)
+    return ids
+
+
 TASK: Shape = {
     **_PROCESS,
     'id': ID(required=True),
@@ -184,7 +204,7 @@ TASK: Shape = {
     'requiredSlots': integer(1, 256)(default=1),
     'multiInstanceSettings': refused('multi-instance tasks'),
     'dependsOn': object_of({
-        'taskIds': list_of(ID),
+        'taskIds': Field(_task_ids),
         'taskIdRanges': list_of(object_of({'start': integer()(required=True), 'end': integer()(required=True)}))}),
     'applicationPackageReferences': _PACKAGES,
     'authenticationTokenSettings': refused('authentication tokens')}

@@ -25,6 +25,8 @@ STATES = ('creating', 'idle', 'leavingpool', 'offline', 'preempted', 'rebooting'
           'startTaskFailed', 'unknown', 'unusable', 'waitingForStartTask')
 """As node counts name them."""
 
+_NOT_UP = {'creating': 'NodeBeingCreated', 'starting': 'NodeBeingStarted', 'rebooting': 'NodeBeingRebooted',
+           'reimaging': 'NodeBeingReimaged', 'unusable': 'NodeStateUnusable'}
 _READY = ('idle', 'running', 'offline')
 _MOST_RECENT_TASKS = 10
 _NODE_AGENT_VERSION = '1.12.39'
@@ -288,8 +290,8 @@ async def _remove(directory: Path) -> None:
 
 
 def _refuse_unless_up(node: Document) -> None:
-    if node['state'] == 'unusable':
-        raise BatchError('NodeStateUnusable')
+    if node['state'] in _NOT_UP:
+        raise BatchError(_NOT_UP[node['state']])
     if node['state'] not in ('idle', 'running'):
         raise BatchError('OperationInvalidForCurrentState', PropertyName='state', PropertyValue=node['state'],
                          Reason='The node must be idle or running')

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Mapping
 
 from .errors import BatchError, invalid_property
-from .values import duration, duration_text, moment, timestamp
+from .values import duration, duration_text
 
 Convert = Callable[[Any, str], Any]
 _NOTHING = object()
@@ -173,15 +173,7 @@ def _boolean(value: Any, path: str) -> bool:
     return value
 
 
-def _moment(value: Any, path: str) -> str:
-    try:
-        return timestamp(moment(value))
-    except (TypeError, ValueError) as error:
-        raise invalid_property(path, value, 'Expected a moment such as 2026-01-31T08:00:00Z') from error
-
-
 ID = Field(_id)
 BOOLEAN = Field(_boolean)
-MOMENT = Field(_moment)
 ECHOED = Field(lambda value, path: value)
 TEXT = text()

@@ -63,6 +63,21 @@ def test_slow_node_is_seen_before_it_is_up(troubled) -> None:
     bench.wait_for_nodes('idle')
 
 
+@pytest.mark.parametrize(('restart', 'code'), [('reboot', 'NodeBeingRebooted'), ('reimage', 'NodeBeingReimaged')])
+def test_node_that_is_not_up_is_not_restarted(troubled, restart: str, code: str) -> None:
+    bench = troubled('--node-boot-seconds', '0.5')
+    bench.add_pool()
+    node, = bench.wait_for_nodes('creating')
+    with pytest.raises(models.BatchErrorException) as error:
+        bench.client.compute_node.reboot('pool', node.id)
+    assert error.value.error.code == 'NodeBeingCreated'
+    bench.wait_for_nodes('idle')
+    getattr(bench.client.compute_node, restart)('pool', node.id)
+    with pytest.raises(models.BatchErrorException) as error:
+        bench.client.compute_node.reboot('pool', node.id)
+    assert error.value.error.code == code
+
+
 def test_slow_node_can_be_deleted_before_it_is_up(troubled) -> None:
     bench = troubled('--node-boot-seconds', '600')
     bench.add_pool()
