@@ -11,8 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from azure.batch import BatchServiceClient
+from azure.batch.batch_auth import SharedKeyCredentials
+from azure.storage.blob import BlobServiceClient
 
 from common import local_azure
+from common.batch_service.settings import Settings
+from common.local_azure import LocalAzure
+from tests.leftovers import eventually
 from tests.stand_in import make_certificate
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -105,14 +111,31 @@ def test_second_run_right_after_the_first_succeeds(run_client) -> None:
 def test_tutorial_runs_over_https(run_client, home, tmp_path) -> None:
     cert, key = make_certificate(tmp_path)
     with local_azure.start(tmp_path / 'workspace', cert=cert, key=key) as account:
-        run = run_client('--yes', REQUESTS_CA_BUNDLE=str(cert), AZURE_BATCH_ACCOUNT=account.batch_account_name,
-                         AZURE_BATCH_ACCESS_KEY=account.batch_account_key,
-                         AZURE_BATCH_ENDPOINT=account.batch_account_url,
-                         AZURE_STORAGE_ACCOUNT=account.storage_account_name,
-                         AZURE_STORAGE_KEY=account.storage_account_key,
-                         AZURE_STORAGE_SERVICE_ENDPOINT=account.storage_account_url)
+        run = run_client('--yes', REQUESTS_CA_BUNDLE=str(cert), **variables_of(account))
     assert run.returncode == 0, run.stdout + run.stderr
     assert len(list(home.glob('taskdata?_OUTPUT.txt'))) == 3
+
+
+def variables_of(account: LocalAzure) -> dict[str, str]:
+    return {'AZURE_BATCH_ACCOUNT': account.batch_account_name, 'AZURE_BATCH_ACCESS_KEY': account.batch_account_key,
+            'AZURE_BATCH_ENDPOINT': account.batch_account_url, 'AZURE_STORAGE_ACCOUNT': account.storage_account_name,
+            'AZURE_STORAGE_KEY': account.storage_account_key,
+            'AZURE_STORAGE_SERVICE_ENDPOINT': account.storage_account_url}
+
+
+@pytest.mark.parametrize(('settings', 'said'), [
+    (Settings(core_quota=1), 'AccountCoreQuotaReached'), (Settings(unusable_nodes=2), 'Nodes: 2 unusable')])
+def test_nodes_that_never_come_end_the_run_and_leave_nothing(run_client, tmp_path, settings, said) -> None:
+    with local_azure.start(tmp_path / 'workspace', settings=settings) as account:
+        run = run_client('--yes', **variables_of(account))
+        credential = {'account_name': account.storage_account_name, 'account_key': account.storage_account_key}
+        with BlobServiceClient(account.storage_account_url, credential=credential) as blobs:
+            assert list(blobs.list_containers()) == []
+        with BatchServiceClient(SharedKeyCredentials(account.batch_account_name, account.batch_account_key),
+                                batch_url=account.batch_account_url) as batch:
+            assert eventually(lambda: list(batch.pool.list()) == list(batch.job.list()) == [])
+    assert run.returncode == 1
+    assert said in run.stderr and 'What to do: ' in run.stderr
 
 
 def test_proxies_of_the_environment_are_not_asked(run_client) -> None:
