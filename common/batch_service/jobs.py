@@ -198,7 +198,8 @@ class Jobs:
         most = task['constraints']['maxTaskRetryCount']
         while True:
             outcome = await self._run_beside(job, task, worker, task['constraints']['maxWallClockTime'])
-            if outcome.succeeded or outcome.exit_code is None or 0 <= most <= information['retryCount']:
+            if (worker.stop.is_set() or outcome.succeeded or outcome.exit_code is None
+                    or 0 <= most <= information['retryCount']):
                 break
             information |= {'retryCount': information['retryCount'] + 1, 'lastRetryTime': now()}
         information |= how_it_ended(outcome)
@@ -225,7 +226,7 @@ class Jobs:
         command = Command(task['commandLine'], worker.node.task_directory(job['id'], task['id']),
                           self.environment(job, task, worker), task.get('resourceFiles', []),
                           time_limit=duration(limit))
-        return await worker.node.run(command, asyncio.Event())
+        return await worker.node.run(command, worker.stop)
 
 
 def how_it_ended(outcome: Outcome) -> Document:

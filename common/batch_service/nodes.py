@@ -138,8 +138,10 @@ class Nodes:
 
     async def take_down(self, pool_id: str, node_id: str, running_tasks: str) -> None:
         """Ends all that a node does, and its directories."""
-        with self._store.transaction():
-            self._move(pool_id, self._store.get('node', pool_id, node_id), 'leavingpool')
+        node = self._store.find('node', pool_id, node_id)
+        if node is None:  # taken down meanwhile, by a resize for instance
+            return
+        self._move(pool_id, node, 'leavingpool')
         worker = self._service.scheduler.workers.get(node_id)
         if worker:
             worker.accepts = False
@@ -153,6 +155,9 @@ class Nodes:
 
     async def _end_work(self, worker: Worker, running_tasks: str) -> None:
         await self._end_runs(worker, running_tasks)
+        worker.stop.set()
+        if preparing := [work for work in worker.preparations.values() if not work.done()]:
+            await asyncio.wait(preparing)
         await self._end_boot(worker.node_id)
 
     @staticmethod

@@ -159,8 +159,8 @@ class Pools:
             leaving += [node['id'] for node in nodes[:max(0, len(nodes) - pool[target])]]
         await asyncio.gather(*(self._service.nodes.take_down(pool_id, node_id, running_tasks) for node_id in leaving))
         with self._store.transaction():
-            pool = self._store.get('pool', '', pool_id)
-            if pool['state'] == 'active':
+            pool = self._store.find('pool', '', pool_id)
+            if pool and pool['state'] == 'active':
                 self._add_nodes(pool, stop.is_set())
 
     def _add_nodes(self, pool: Document, stopped: bool) -> None:

@@ -22,6 +22,7 @@ class Worker:
     Attributes:
         accepts: Whether new tasks may be placed on it.
         preparations: For each job that ran its preparation here, the work that tells whether it went well.
+        stop: Set when the node goes down, to end the jobs' preparation and release tasks.
     """
 
     pool_id: str
@@ -31,6 +32,7 @@ class Worker:
     accepts: bool = False
     runs: set[Run] = field(default_factory=set)
     preparations: dict[str, asyncio.Task[bool]] = field(default_factory=dict)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def free_slots(self) -> int:
@@ -106,7 +108,7 @@ class Scheduler:
             most = min(most, job['maxParallelTasks'] - len(self.runs_of_job(job['id'])))
         if most <= 0:
             return
-        pool = self._store.find('pool', '', workers[0].pool_id) or {}
+        pool = self._store.get('pool', '', workers[0].pool_id)
         pack = pool['taskSchedulingPolicy']['nodeFillType'] == 'Pack'
         largest = max(worker.free_slots for worker in workers)
         for task in self._store.queue(job['id'], most, largest):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 from azure.batch import models
 
@@ -71,6 +73,20 @@ def test_deleted_pool_takes_its_nodes_along(bench, shared_service) -> None:
     task = bench.task('endless')
     assert task.state == models.TaskState.active
     assert task.execution_info.requeue_count == 1
+
+
+def test_deleted_pool_ends_the_preparation_of_a_job(empty_bench, tmp_path) -> None:
+    empty_bench.add_pool()
+    empty_bench.add_job(job_preparation_task=models.JobPreparationTask(
+        command_line=f"/bin/bash -c 'echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 600'",
+        constraints=models.TaskConstraints(max_task_retry_count=-1)))
+    empty_bench.add('waiting', 'true')
+    wait_until((tmp_path / 'pid').exists)
+    empty_bench.client.pool.delete(empty_bench.pool_id)
+    wait_until(lambda: not empty_bench.client.pool.exists(empty_bench.pool_id))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / 'pid').read_text()), 0)
+    assert empty_bench.task('waiting').state == models.TaskState.active
 
 
 def test_start_task_runs_before_the_node_takes_tasks(empty_bench) -> None:
