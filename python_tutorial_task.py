@@ -129,7 +129,7 @@ def upload_file_to_container(path: Path, account_url: str, container_name: str, 
     logging.getLogger('azure').addHandler(logging.NullHandler())
     failure = f'cannot upload [{path}] to container [{container_name}] of {account_url}'
     try:
-        retries = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=3)  # not for a minute and a half
+        retries = ExponentialRetry(initial_backoff=1, increment_base=2)  # by default it tries for a minute and a half
         with BlobClient(account_url, container_name, path.name, credential=AzureSasCredential(sas_token),
                         retry_policy=retries) as blob_client, path.open('rb') as data:
             blob_client.upload_blob(data, overwrite=True)

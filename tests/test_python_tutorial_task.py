@@ -261,20 +261,20 @@ def test_task_leaves_an_empty_table_for_an_empty_file(tmp_path: Path, storage: S
     assert storage.requests[0][2].decode().startswith(f'{RULE}\nNode: tvmps_1\n')
 
 
-@pytest.mark.parametrize(('answer', 'error_code', 'advice'), [
+@pytest.mark.parametrize(('answer', 'error_code', 'said'), [
     (403, 'AuthorizationPermissionMismatch', 'expired'),
     (404, 'ContainerNotFound', 'deleted'),
     (409, 'ContainerBeingDeleted', ''),
-    (400, '', ''),
+    (400, '', '400 Bad Request'),
 ])
 def test_refused_upload_ends_the_task_with_one_line(
         tmp_path: Path, input_path: Path, storage: Storage,
-        answer: int, error_code: str, advice: str) -> None:
+        answer: int, error_code: str, said: str) -> None:
     storage.answer, storage.error_code = answer, error_code
     completed = run(tmp_path, arguments(input_path, storage.url))
 
     assert completed.returncode == 1
-    assert_one_clear_line(completed.stderr, f'{answer} {error_code}', advice, '[output]', storage.url)
+    assert_one_clear_line(completed.stderr, f'{answer} {error_code}', said, '[output]', storage.url)
 
 
 def test_storage_that_cannot_be_reached_ends_the_task_with_one_line(
