@@ -2,40 +2,32 @@
 
 The input files go to Azure Storage, a pool of Linux nodes runs one task per file, and each task puts its
 file's most frequent words back into Storage, from where they are downloaded. Follow main() from step 1 to
-step 9.
+step 9. What has the prefix "guards." only looks after the steps: names that are taken, trouble on the way,
+cleaning up. What has none is Azure or Python.
 """
 from __future__ import annotations
 
+# The first import, so that it can say which of the packages below is missing.
+from common import guards
+
+import contextlib
 import datetime
-import itertools
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import azure.batch.models as batchmodels
 from azure.batch import BatchServiceClient
+from azure.batch.batch_auth import SharedKeyCredentials
 from azure.core.exceptions import AzureError, ResourceExistsError
 from azure.storage.blob import (BlobSasPermissions, BlobServiceClient, ContainerSasPermissions,
                                 generate_blob_sas, generate_container_sas)
 
-from common.accounts import Account, open_account
-from common.adding_watch import adding_gives_up
-from common.clean_up import cleaned_up_after_errors, told_in_one_line
-from common.command_line import parse_arguments
-from common.downloads import DownloadError, path_for, whole_file
-from common.errors import errors_end_the_run, one_line
-from common.first_contact import check_accounts
-from common.helpers import (print_batch_exception, query_yes_no,  # noqa: F401
-                            select_latest_verified_vm_image_with_node_agent_sku, wait_for_enter,
+from common.helpers import (commands_that_install, no_endless_retries, print_batch_exception, query_yes_no,
+                            sas_signing_key, select_latest_verified_vm_image_with_node_agent_sku, wait_for_enter,
                             wrap_commands_in_shell)
-from common.outcome import output_name, print_failed_tasks, print_top_words
-from common.patience import looks
-from common.pool_reuse import mark_of_task_script, reuse_existing_pool
-from common.pool_watch import PoolWatch, WaitError
-from common.progress import show_progress
-from common.sas import sas_signing_key
-from common.taken_names import delete_existing_job, error_code, once_deleted
 
 # Your accounts. The portal shows these five under "Keys" of the Batch account and "Access keys" of the
 # storage account; so do `az batch account show`, `az batch account keys list`, `az storage account keys
@@ -53,11 +45,14 @@ _POOL_VM_SIZE = 'STANDARD_D2S_V5'
 _NODE_OS_PUBLISHER = 'Canonical'
 _NODE_OS_OFFER = 'ubuntu-24_04-lts'
 _NODE_OS_SKU = 'server'
+# This VM size has two cores, so that a node can run two of our tasks at a time.
+_TASK_SLOTS_PER_NODE = 2
 
 _JOB_ID = 'PythonTutorialJob'
 _TUTORIAL_TASK_FILE = 'python_tutorial_task.py'
 
 _PROJECT = Path(__file__).resolve().parent
+_TASK_SCRIPT = _PROJECT / _TUTORIAL_TASK_FILE
 _INPUT_FILES = [_PROJECT / 'data' / f'taskdata{number}.txt' for number in (1, 2, 3)]
 
 # Long enough for Azure to allocate the nodes and for their start task, which together take most of the time.
@@ -68,25 +63,13 @@ _TIMEOUT = datetime.timedelta(minutes=20)
 _SAS_LIFETIME = datetime.timedelta(hours=2)
 
 
-def create_container(blob_service_client: BlobServiceClient, container_name: str) -> bool:
-    """Creates a container in the storage account; returns False if it is there already, which is as good.
-
-    Raises NameTakenError when an earlier container of this name takes too long to be deleted.
-    """
-    try:
-        once_deleted(lambda: blob_service_client.create_container(container_name), f'container [{container_name}]')
-    except ResourceExistsError:
-        return False
-    return True
-
-
 def upload_file_to_container(blob_service_client: BlobServiceClient, container_name: str,
                              file_path: str | Path) -> batchmodels.ResourceFile:
     """Uploads a file, and returns it as a resource file: what a node needs to download it.
 
     A resource file is a URL and the name that the file gets on the node, which downloads it before the
     command line runs. Start tasks, tasks, job preparation and job release tasks can have them. The URL
-    carries a SAS that allows to read this one blob, so that the node needs no account key: the key never
+    carries a SAS that allows reading this one blob, so that the node needs no account key: the key never
     leaves your workstation.
     """
     print(f'Uploading file {file_path} to container [{container_name}]...')
@@ -107,29 +90,34 @@ def upload_file_to_container(blob_service_client: BlobServiceClient, container_n
 
 def get_container_sas_token(blob_service_client: BlobServiceClient, container_name: str,
                             blob_permissions: ContainerSasPermissions | BlobSasPermissions | str) -> str:
-    """Returns a SAS for a whole container: a token that allows what blob_permissions says, and nothing else.
-
-    blob_permissions is an object of the SDK or its short form, such as 'w'. The token has no leading '?'.
-    """
+    """Returns a SAS for a whole container: a token that allows what blob_permissions says, and nothing else."""
     expiry = datetime.datetime.now(datetime.timezone.utc) + _SAS_LIFETIME
     return generate_container_sas(blob_service_client.account_name, container_name,
                                   permission=blob_permissions, expiry=expiry,
                                   **sas_signing_key(blob_service_client, expiry))
 
 
+def start_task_commands() -> list[str]:
+    """Returns what makes a node ready for our tasks, one shell command each.
+
+    The start task begins in its working directory (AZ_BATCH_TASK_WORKING_DIR), where its resource files are.
+    Every task of the node can read the node's shared directory (AZ_BATCH_NODE_SHARED_DIR).
+    """
+    return [
+        f'install -m 644 {_TUTORIAL_TASK_FILE} "$AZ_BATCH_NODE_SHARED_DIR"',
+        *commands_that_install('azure-storage-blob==12.*', module='azure.storage.blob'),
+    ]
+
+
 def create_pool(batch_service_client: BatchServiceClient, pool_id: str,
                 resource_files: list[batchmodels.ResourceFile], publisher: str, offer: str, sku: str, *,
-                ask: bool = True, metadata: Sequence[batchmodels.MetadataItem] = ()) -> bool:
+                metadata: Sequence[batchmodels.MetadataItem] = ()) -> None:
     """Creates a pool of Linux nodes; resource_files go to the start task of each node.
 
     Returns at once, long before there is a node. Each node runs the start task when it joins the pool and
     whenever it restarts, and takes no other task until the start task has succeeded.
 
-    A pool that exists is reused if it is like this one: then returns False, otherwise True. Unless ask is
-    False, the reader is asked. metadata is kept with a new pool.
-
-    Raises BatchErrorException, ImageNotFoundError when Batch offers no such image, and NameTakenError when
-    there is another pool of this name.
+    Raises BatchErrorException, and ImageNotFoundError when Batch offers no such image.
     """
     print(f'Creating pool [{pool_id}]...')
 
@@ -137,82 +125,49 @@ def create_pool(batch_service_client: BatchServiceClient, pool_id: str,
     node_agent_sku_id, image_reference = select_latest_verified_vm_image_with_node_agent_sku(
         batch_service_client, publisher, offer, sku)
 
-    # The start task begins in its own working directory (AZ_BATCH_TASK_WORKING_DIR), where its resource files
-    # are. Every task of the node can read the node's shared directory (AZ_BATCH_NODE_SHARED_DIR).
-    task_commands = [
-        f'install -m 644 {_TUTORIAL_TASK_FILE} "$AZ_BATCH_NODE_SHARED_DIR"',
-        # A node that restarted has the package, and so has one on the reader's own machine: change nothing.
-        'if python3 -c "import azure.storage.blob" 2>/dev/null; then exit 0; fi',
-        # What root installs, the tasks' ordinary user must be able to read.
-        'umask 022',
-        # pip guards a Debian or Ubuntu system's own Python; this node exists for our tasks alone.
-        'export DEBIAN_FRONTEND=noninteractive PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore',
-        # A node that just booted may still be updating itself, and apt-get does not wait for all the locks
-        # that this holds: try again for five minutes. A restart leaves packages half installed: repair them.
-        'if [ -n "$(dpkg --audit)" ] || ! python3 -m pip --version >/dev/null 2>&1; then '
-        'until dpkg --configure -a; apt-get -q update '
-        '&& apt-get -qy --no-install-recommends --fix-broken install '
-        '&& apt-get -qy --no-install-recommends install python3-pip; '
-        'do (( SECONDS < 300 )) || exit 1; sleep 5; done; fi',
-        'python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check '
-        '"azure-storage-blob==12.*"',
-        'python3 -c "import azure.storage.blob"',
-    ]
-
     pool = batchmodels.PoolAddParameter(
         id=pool_id,
         virtual_machine_configuration=batchmodels.VirtualMachineConfiguration(
             image_reference=image_reference, node_agent_sku_id=node_agent_sku_id),
         vm_size=_POOL_VM_SIZE,
         target_dedicated_nodes=_POOL_NODE_COUNT,
-        # This VM size has two cores, so that a node can run two of our tasks at a time.
-        task_slots_per_node=2,
+        task_slots_per_node=_TASK_SLOTS_PER_NODE,
         start_task=batchmodels.StartTask(
-            command_line=wrap_commands_in_shell('linux', task_commands),
+            command_line=wrap_commands_in_shell('linux', start_task_commands()),
             resource_files=resource_files,
             wait_for_success=True,
             # Installing packages takes an administrator. The tasks run later, as an ordinary user.
             user_identity=batchmodels.UserIdentity(auto_user=batchmodels.AutoUserSpecification(
                 scope=batchmodels.AutoUserScope.pool, elevation_level=batchmodels.ElevationLevel.admin))),
-        metadata=[*metadata, mark_of_task_script(_PROJECT / _TUTORIAL_TASK_FILE)])
-
+        metadata=list(metadata))
     try:
-        once_deleted(lambda: batch_service_client.pool.add(pool), f'pool [{pool_id}]')
+        batch_service_client.pool.add(pool)
     except batchmodels.BatchErrorException as error:
-        if error_code(error) != 'PoolExists':
-            raise
-        # Nodes take minutes to come. Those that are there already save that.
-        if reuse_existing_pool(batch_service_client, pool, ask=ask):
-            return False
-        batch_service_client.pool.delete(pool_id)
-        once_deleted(lambda: batch_service_client.pool.add(pool), f'pool [{pool_id}]')
-    return True
+        print_batch_exception(error)
+        raise
 
 
 def create_job(batch_service_client: BatchServiceClient, job_id: str, pool_id: str, *,
-               ask: bool = True, metadata: Sequence[batchmodels.MetadataItem] = ()) -> None:
+               metadata: Sequence[batchmodels.MetadataItem] = ()) -> None:
     """Creates a job, a collection of tasks that run on one pool.
 
-    A job can also carry a priority and constraints for its tasks, such as the time that they may take. One that
-    exists is replaced if it has ended, and otherwise if the reader says so, who is not asked if ask is False.
-
-    Raises BatchErrorException, and NameTakenError when a job of this name has not ended.
+    A job can also carry a priority and constraints for its tasks, such as the time that they may take. Raises
+    BatchErrorException.
     """
     print(f'Creating job [{job_id}]...')
 
     job = batchmodels.JobAddParameter(
-        id=job_id, pool_info=batchmodels.PoolInformation(pool_id=pool_id), metadata=list(metadata),
+        id=job_id,
+        pool_info=batchmodels.PoolInformation(pool_id=pool_id),
         # If this program is killed, nobody deletes the job. It must not run for ever, and not be ended by this
         # while we wait for it.
-        constraints=batchmodels.JobConstraints(max_wall_clock_time=_TIMEOUT + datetime.timedelta(minutes=10)))
-
+        constraints=batchmodels.JobConstraints(max_wall_clock_time=_TIMEOUT + datetime.timedelta(minutes=10)),
+        metadata=list(metadata))
     try:
-        once_deleted(lambda: batch_service_client.job.add(job), f'job [{job_id}]')
+        batch_service_client.job.add(job)
     except batchmodels.BatchErrorException as error:
-        if error_code(error) != 'JobExists':
-            raise
-        delete_existing_job(batch_service_client, job_id, ask=ask)
-        once_deleted(lambda: batch_service_client.job.add(job), f'job [{job_id}]')
+        print_batch_exception(error)
+        raise
 
 
 def add_tasks(batch_service_client: BatchServiceClient, job_id: str,
@@ -224,8 +179,7 @@ def add_tasks(batch_service_client: BatchServiceClient, job_id: str,
     numwords is how many words each task reports. storage_account_name is the setting above unless given;
     storage_account_url is the account's blob URL, needed only outside of Azure's public cloud.
 
-    Raises CreateTasksErrorException when the Batch service refuses some of the tasks, or is in trouble for a
-    minute.
+    Raises CreateTasksErrorException when Batch refuses some of the tasks, or is in trouble for a minute.
     """
     print(f'Adding {len(input_files)} tasks to job [{job_id}]...')
 
@@ -248,54 +202,45 @@ def add_tasks(batch_service_client: BatchServiceClient, job_id: str,
             command_line=wrap_commands_in_shell('linux', [command]),
             resource_files=[input_file]))
 
-    # While the Batch service is in trouble, the SDK sends the tasks again and again: not for ever, please.
-    with adding_gives_up(batch_service_client):
+    # While Batch is in trouble, the SDK by itself would send the tasks again and again, without end.
+    with no_endless_retries(batch_service_client):
         batch_service_client.task.add_collection(job_id, tasks)
 
 
 def wait_for_tasks_to_complete(batch_service_client: BatchServiceClient, job_id: str,
-                               timeout: datetime.timedelta, *,
-                               poll_interval: datetime.timedelta = datetime.timedelta(seconds=1)) -> bool:
+                               timeout: datetime.timedelta) -> bool:
     """Returns True when all tasks of the job are in the Completed state, whether they succeeded or not.
 
     Meanwhile Batch queues the tasks, and schedules them as nodes become ready and slots become free. Prints a
-    dot per look at the tasks, or shows a progress bar at a terminal; two looks are at most poll_interval apart.
+    dot per look at the tasks, or how far they are at a terminal.
 
     Raises WaitError, a RuntimeError, when the timeout has passed, and before that when tasks can no longer be
     expected to complete: no nodes, a start task that failed, a job that has ended, a service out of reach.
     """
     print(f"Monitoring all tasks for 'Completed' state, timeout in {timeout}...", end='', flush=True)
 
-    # Of a job with thousands of tasks, let the service send only what still matters.
-    incomplete_only = batchmodels.TaskListOptions(filter="state ne 'completed'", select='id,state')
-    ids_only = batchmodels.TaskListOptions(select='id')
-    with show_progress(lambda: len(list(batch_service_client.task.list(
-            job_id, task_list_options=ids_only)))) as progress:
-        # A job knows nothing of its nodes: where these are in trouble, its tasks just stay active.
-        pool_watch = PoolWatch(batch_service_client, job_id, progress.note)
-        for _ in looks(timeout, poll_interval):
-            progress.look()
-            with pool_watch.patience():
-                tasks = batch_service_client.task.list(job_id, task_list_options=incomplete_only)
-                incomplete = (task for task in tasks if task.state != batchmodels.TaskState.completed)
-                to_show = list(itertools.islice(incomplete, progress.tasks_to_show))
-                if not to_show:
+    # There may be thousands of tasks. One that is not completed is enough to know that we have to wait.
+    incomplete = batchmodels.TaskListOptions(filter="state ne 'completed'", select='id,state', max_results=1)
+    with guards.watch_over_job(batch_service_client, job_id, timeout) as watch:
+        while watch.has_time():
+            watch.show_progress()
+            with watch.patience_with_the_service():
+                tasks = batch_service_client.task.list(job_id, task_list_options=incomplete)
+                if all(task.state == batchmodels.TaskState.completed for task in tasks):
                     return True
-                pool_watch.look()
-                progress.show(to_show, pool_watch.nodes)
-
-    raise pool_watch.timed_out(timeout)
+                watch.look_at_job_pool_and_nodes()
+            time.sleep(watch.pause)
+        raise watch.timed_out()
 
 
 def download_blobs_from_container(blob_service_client: BlobServiceClient, container_name: str,
                                   directory_path: str | Path) -> dict[str, Path]:
     """Downloads every blob of the container into the directory; returns the paths by blob name.
 
-    The tasks have put their results into Storage. Files that stay on a node can be read too, through the
-    Batch service, as long as the node and its task exist.
+    The tasks have put their results into Storage. Files that stay on a node can be read too, through the Batch
+    service, as long as the node and its task exist. A file of yours that has a blob's name is renamed.
 
-    A file of yours that has a blob's name is renamed. Raises DownloadError in the end if some of the blobs
-    could not be downloaded.
+    Raises DownloadError in the end if some of the blobs could not be downloaded.
     """
     print(f'Downloading all files from container [{container_name}]...')
 
@@ -304,115 +249,111 @@ def download_blobs_from_container(blob_service_client: BlobServiceClient, contai
     failed: dict[str, str] = {}
     for blob in container_client.list_blobs():
         try:
-            destination_file_path = path_for(Path(directory_path), blob.name)
-            with whole_file(destination_file_path) as destination_file:
+            destination_file_path = guards.path_inside(directory_path, blob.name)
+            with guards.whole_file(destination_file_path) as destination_file:
                 container_client.download_blob(blob.name).readinto(destination_file)
         except (AzureError, OSError) as error:
-            failed[blob.name] = one_line(error)
+            failed[blob.name] = guards.one_line(error)
             continue
         downloaded[blob.name] = destination_file_path
         print(f'  Downloaded blob [{blob.name}] from container [{container_name}] to {destination_file_path}')
 
     if failed:
-        raise DownloadError(container_name, failed)
+        raise guards.DownloadError(container_name, failed)
     print('  Download complete!')
     return downloaded
 
 
-@errors_end_the_run
+@guards.errors_end_in_one_line
 def main() -> int:
     """Runs the tutorial as the command line says, and returns its exit code."""
-    arguments = parse_arguments(_INPUT_FILES)
-    ask = not arguments.yes
-    settings = Account(batch_account_name=_BATCH_ACCOUNT_NAME, batch_account_key=_BATCH_ACCOUNT_KEY,
-                       batch_account_url=_BATCH_ACCOUNT_URL, storage_account_name=_STORAGE_ACCOUNT_NAME,
-                       storage_account_key=_STORAGE_ACCOUNT_KEY)
+    arguments = guards.parse_arguments(_INPUT_FILES)
+    with guards.open_account(_BATCH_ACCOUNT_NAME, _BATCH_ACCOUNT_KEY, _BATCH_ACCOUNT_URL,
+                             _STORAGE_ACCOUNT_NAME, _STORAGE_ACCOUNT_KEY) as account:
+        # A client for each of the two services. The keys stay in them: no node ever sees one.
+        credentials = account.signed_in or SharedKeyCredentials(account.batch_account_name, account.batch_account_key)
+        batch_service_client = guards.patient(BatchServiceClient(credentials, batch_url=account.batch_account_url))
+        blob_service_client = BlobServiceClient(account.storage_account_url, credential=account.storage_credential,
+                                                retry_policy=guards.StorageRetries())
 
-    # What is made from here on is deleted whatever happens, by steps 8 and 9 or by what this with block ends in.
-    with open_account(settings) as account, cleaned_up_after_errors(account, ask=ask) as made:
-        start_time = datetime.datetime.now().replace(microsecond=0)
-        print(f'Sample start: {start_time}')
-        print()
-
-        blob_service_client = BlobServiceClient(account.storage_account_url,
-                                                credential=account.storage_credential,
-                                                **account.storage_client_options)
-        batch_service_client = BatchServiceClient(account.batch_credentials, batch_url=account.batch_account_url)
-        batch_service_client.config.retry_policy.retries = account.batch_client_retries
-        check_accounts(blob_service_client, batch_service_client)
-
-        # 1. Create the containers: one for the task script, one for the data, one for the results.
+        # What the run makes bears its mark, by which it is found again, however the run ends.
         app_container_name, input_container_name, output_container_name = 'application', 'input', 'output'
         input_names = [file_path.name for file_path in arguments.input_files]
-        for container_name, blob_names in ((app_container_name, [_TUTORIAL_TASK_FILE]),
-                                           (input_container_name, input_names),
-                                           (output_container_name, map(output_name, input_names))):
-            with made.container(blob_service_client, container_name, blob_names) as container:
-                container.created = create_container(blob_service_client, container_name)
+        run = guards.Run(account, batch_service_client, blob_service_client, _JOB_ID, _POOL_ID, ask=arguments.ask,
+                         blob_names={app_container_name: [_TUTORIAL_TASK_FILE], input_container_name: input_names,
+                                     output_container_name: map(guards.output_name, input_names)})
+        recipe = guards.recipe(_TASK_SCRIPT, start_task_commands(), _NODE_OS_PUBLISHER, _NODE_OS_OFFER, _NODE_OS_SKU,
+                               _POOL_VM_SIZE, _TASK_SLOTS_PER_NODE)
+        reuse_pool = guards.make_names_free(run, recipe, replace_pool=arguments.replace_pool)
+        with guards.cleaned_up_after_errors(run):
+            start_time = datetime.datetime.now().replace(microsecond=0)
+            print(f'Sample start: {start_time}\n')
 
-        # 2. Upload the task script and the data. All that the nodes may do with your storage account is to
-        #    read these files and to write into the output container (and again, should a task run again).
-        application_files = [upload_file_to_container(blob_service_client, app_container_name,
-                                                      _PROJECT / _TUTORIAL_TASK_FILE)]
-        input_files = [upload_file_to_container(blob_service_client, input_container_name, file_path)
-                       for file_path in arguments.input_files]
-        output_container_sas_token = get_container_sas_token(blob_service_client, output_container_name,
-                                                             ContainerSasPermissions(write=True))
+            # 1. Create the containers: one for the task script, one for the data, one for the results.
+            for container_name in run.container_names:
+                with contextlib.suppress(ResourceExistsError):  # one that is there already is as good
+                    blob_service_client.create_container(container_name, metadata=run.mark)
 
-        # 3. Create the pool of nodes that will run the tasks.
-        with made.pool(batch_service_client, _POOL_ID) as pool:
-            pool.created = create_pool(batch_service_client, _POOL_ID, application_files,
-                                       _NODE_OS_PUBLISHER, _NODE_OS_OFFER, _NODE_OS_SKU,
-                                       ask=ask, metadata=made.metadata)
+            # 2. Upload the task script and the data. Nodes may read these files, and write to the output container.
+            application_files = [upload_file_to_container(blob_service_client, app_container_name, _TASK_SCRIPT)]
+            input_files = [upload_file_to_container(blob_service_client, input_container_name, file_path)
+                           for file_path in arguments.input_files]
+            output_container_sas_token = get_container_sas_token(blob_service_client, output_container_name,
+                                                                 ContainerSasPermissions(write=True))
 
-        # 4. Create the job that the tasks belong to.
-        with made.job(batch_service_client, _JOB_ID):
-            create_job(batch_service_client, _JOB_ID, _POOL_ID, ask=ask, metadata=made.metadata)
+            # 3. Create the pool of nodes that will run the tasks, unless there is one from an earlier run.
+            if reuse_pool:
+                guards.renew_pool(batch_service_client, _POOL_ID, application_files, _POOL_NODE_COUNT)
+            else:
+                create_pool(batch_service_client, _POOL_ID, application_files, _NODE_OS_PUBLISHER, _NODE_OS_OFFER,
+                            _NODE_OS_SKU, metadata=run.metadata + recipe)
 
-        # 5. Add the tasks, all in one call. They start as soon as there are nodes.
-        add_tasks(batch_service_client, _JOB_ID, input_files, output_container_name,
-                  output_container_sas_token, numwords=arguments.numwords,
-                  storage_account_name=account.storage_account_name,
-                  storage_account_url=account.storage_account_url)
-        # All are there, so that the job may end with its last task, whatever becomes of this program.
-        batch_service_client.job.patch(_JOB_ID, batchmodels.JobPatchParameter(
-            on_all_tasks_complete=batchmodels.OnAllTasksComplete.terminate_job))
+            # 4. Create the job that the tasks belong to.
+            create_job(batch_service_client, _JOB_ID, _POOL_ID, metadata=run.metadata)
 
-        # 6. Wait. On Azure, most of the time goes into the nodes: watch them in the portal. Completed is not
-        #    succeeded: what came of the tasks is another question.
-        try:
-            wait_for_tasks_to_complete(batch_service_client, _JOB_ID, _TIMEOUT)
-        except WaitError:
-            # What is complete is worth having, before the containers go.
-            with told_in_one_line():
-                print_failed_tasks(batch_service_client, _JOB_ID, blob_service_client, output_container_name)
-                download_blobs_from_container(blob_service_client, output_container_name, arguments.output_dir)
-            raise
-        failed_tasks = print_failed_tasks(batch_service_client, _JOB_ID, blob_service_client, output_container_name)
-        if not failed_tasks:
-            print("  Success! All tasks reached the 'Completed' state within the specified timeout period.")
+            # 5. Add the tasks, all in one call. They start as soon as there are nodes.
+            add_tasks(batch_service_client, _JOB_ID, input_files, output_container_name, output_container_sas_token,
+                      numwords=arguments.numwords, storage_account_name=account.storage_account_name,
+                      storage_account_url=account.storage_account_url)
+            # All are there, so that the job may end with its last task, whatever becomes of this program.
+            batch_service_client.job.patch(_JOB_ID, batchmodels.JobPatchParameter(
+                on_all_tasks_complete=batchmodels.OnAllTasksComplete.terminate_job))
 
-        # 7. Download the results, and show what the tasks have found.
-        print_top_words(download_blobs_from_container(blob_service_client, output_container_name,
-                                                      arguments.output_dir))
+            # 6. Wait. On Azure, most of the time goes into the nodes: watch them in the portal. Completed is not
+            #    succeeded: what came of the tasks is another question.
+            try:
+                succeeded = wait_for_tasks_to_complete(batch_service_client, _JOB_ID, _TIMEOUT)
+            except guards.WaitError as error:
+                guards.print_error(error)  # And go on: what is completed is worth having.
+                succeeded = False
+            if succeeded := not guards.print_failed_tasks(run) and succeeded:
+                print("  Success! All tasks reached the 'Completed' state within the specified timeout period.")
 
-        # 8. Delete the containers: stored blobs cost money.
-        made.delete_containers()
+            # 7. Download the results, and show what the tasks have found.
+            guards.print_top_words(download_blobs_from_container(blob_service_client, output_container_name,
+                                                                 arguments.output_dir))
+            run.results_fetched = True
 
-        end_time = datetime.datetime.now().replace(microsecond=0)
-        print()
-        print(f'Sample end: {end_time}')
-        print(f'Elapsed time: {end_time - start_time}')
-        print()
+            # 8. Delete the containers: stored blobs cost money.
+            print('Deleting containers...')
+            for container_name in run.container_names:
+                if run.has_made_container(container_name):
+                    blob_service_client.delete_container(container_name)
+                else:
+                    run.delete_blobs(container_name)
 
-        # 9. Delete the job and the pool. Tasks cost nothing, nodes do as long as they exist. Deleting a pool
-        #    deletes its nodes and all that is on them.
-        made.offer_to_delete_job()
-        made.offer_to_delete_pool()
+            end_time = datetime.datetime.now().replace(microsecond=0)
+            print(f'\nSample end: {end_time}\nElapsed time: {end_time - start_time}\n')
 
-        print()
-        wait_for_enter('Press ENTER to exit...', ask=ask)
-    return 1 if failed_tasks else 0
+            # 9. Delete the job, and the pool with its nodes: these cost money as long as they exist, tasks do not.
+            if run.has('job') and query_yes_no('Delete job?', ask=run.ask) == 'yes':
+                batch_service_client.job.delete(_JOB_ID)
+            if run.has('pool') and query_yes_no('Delete pool?', 'no' if reuse_pool else 'yes', ask=run.ask) == 'yes':
+                batch_service_client.pool.delete(_POOL_ID)
+            guards.say_what_is_left(run)
+
+        wait_for_enter('\nPress ENTER to exit...', ask=run.ask)
+    return 0 if succeeded else 1
 
 
 if __name__ == '__main__':

@@ -1,24 +1,21 @@
-"""Accounts without keys: signing in with Microsoft Entra ID."""
+"""Accounts without keys: signing in with Microsoft Entra ID, for any Batch client."""
 from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 import requests
+from azure.core.credentials import AccessToken, TokenCredential
 from msrest.authentication import Authentication
-
-if TYPE_CHECKING:
-    from azure.core.credentials import AccessToken, TokenCredential
-    from azure.identity import DefaultAzureCredential
 
 # https://learn.microsoft.com/azure/batch/batch-aad-auth
 _BATCH_SCOPE = 'https://batch.core.windows.net/.default'
 _RENEWAL_SECONDS = 5 * 60
 
 
-def sign_in() -> DefaultAzureCredential:
-    """Returns the credential of whoever is signed in, with "az login" for instance. To be closed in the end.
+def sign_in() -> Any:
+    """Returns the DefaultAzureCredential of whoever is signed in, say with "az login"; to be closed in the end.
 
     It has asked for no token yet, so that a failed sign-in shows only with the first request.
     """

@@ -1,19 +1,27 @@
 """Small things that any Batch client needs."""
 from __future__ import annotations
 
+import datetime
+import functools
 import re
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import azure.batch.models as batchmodels
+import requests
 from azure.batch import BatchServiceClient
 from azure.batch.custom.custom_errors import CreateTasksErrorException
+from azure.storage.blob import BlobServiceClient, UserDelegationKey
 
 from common.redaction import without_secrets
 
 _RULE = '-' * 43
+_ADDING_SECONDS = 60
+_LONGEST_PAUSE_SECONDS = 5
 
 
 class ImageNotFoundError(LookupError):
@@ -94,18 +102,134 @@ def wrap_commands_in_shell(ostype: str, commands: Sequence[str]) -> str:
     raise ValueError(f"There is no shell for {ostype!r}: use 'linux' or 'windows'.")
 
 
+def commands_that_install(requirement: str, module: str) -> list[str]:
+    """Returns the commands, for a start task that runs as root, by which a Debian or Ubuntu node gets a Python package.
+
+    requirement is pip's, such as 'azure-storage-blob==12.*'; module is what the package lets you import. Where the
+    module is there, as on a node that restarted, they change nothing. They also get pip, and repair what a restart or a
+    busy package manager has left of that; they give up after five minutes.
+    """
+    has_module = f'python3 -c "import {module}"'
+    return [
+        f'if {has_module} 2>/dev/null; then exit 0; fi',
+        # What root installs, the tasks' ordinary user must be able to read.
+        'umask 022',
+        # pip guards a system's own Python; this node exists for our tasks alone.
+        'export DEBIAN_FRONTEND=noninteractive PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore',
+        # A node that just booted may still be updating itself, and apt-get does not wait for all the locks that this
+        # holds: try again. A restart leaves packages half installed: repair them.
+        'if [ -n "$(dpkg --audit)" ] || ! python3 -m pip --version >/dev/null 2>&1; then '
+        'until dpkg --configure -a; apt-get -q update '
+        '&& apt-get -qy --no-install-recommends --fix-broken install '
+        '&& apt-get -qy --no-install-recommends install python3-pip; '
+        'do (( SECONDS < 300 )) || exit 1; sleep 5; done; fi',
+        f'python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check {shlex.quote(requirement)}',
+        has_module,
+    ]
+
+
+def sas_signing_key(blob_service_client: BlobServiceClient, expiry: datetime.datetime) -> dict[str, Any]:
+    """Returns the argument with which generate_blob_sas() and generate_container_sas() sign.
+
+    That is account_key, or user_delegation_key for a client that has signed in with Entra ID: then Storage is asked for
+    a key that outlasts the signature's expiry (UTC), at most five days ahead.
+
+    Raises what the client raises, for instance when the user's role does not allow it.
+    """
+    account_key = getattr(blob_service_client.credential, 'account_key', None)
+    if account_key:
+        return {'account_key': account_key}
+    return {'user_delegation_key': _lent_key(blob_service_client, expiry.date())}
+
+
+@functools.lru_cache(maxsize=1)  # a run with thousands of files needs one key
+def _lent_key(blob_service_client: BlobServiceClient, last_day: datetime.date) -> UserDelegationKey:
+    # Seven days are the most: https://learn.microsoft.com/rest/api/storageservices/get-user-delegation-key
+    end = datetime.datetime.combine(last_day, datetime.time.max, datetime.timezone.utc) + datetime.timedelta(days=1)
+    # A clock that is ahead of Azure's would make a key that is not valid yet.
+    start = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=15)
+    return blob_service_client.get_user_delegation_key(start, end)
+
+
+class TasksNotAddedError(RuntimeError):
+    """The Batch service took no task; the text says what it answered."""
+
+
+@contextmanager
+def no_endless_retries(batch_service_client: BatchServiceClient) -> Iterator[None]:
+    """Within it, add_collection ends once the service has taken no task for a minute, whatever it answers.
+
+    After an answer of 500 or more, the SDK sends the same tasks again, without pause and without end; so it does with
+    a task that failed for a "servererror". Here it pauses, and then ends with a CreateTasksErrorException whose errors
+    name the answer.
+    """
+    last_success, pause = time.monotonic(), 0.1
+
+    def watch(answer: requests.Response, *_: Any, **__: Any) -> None:
+        """Sees each answer before the SDK does. Any error that is not the SDK's own ends add_collection."""
+        nonlocal last_success, pause
+        code, in_trouble = _code_and_trouble(answer)
+        what = f'{answer.status_code} {answer.reason}'
+        if code is None:
+            # The SDK would trip over it.
+            raise TasksNotAddedError(f'The Batch service took no task. The answer, {what}, did not come from it: '
+                                     'is there a proxy in between?')
+        if not in_trouble:
+            last_success, pause = time.monotonic(), 0.1
+            return
+        if time.monotonic() + pause - last_success > _ADDING_SECONDS:
+            raise TasksNotAddedError(f'The Batch service has taken no task for {_ADDING_SECONDS} seconds. It answers '
+                                     f'{what}{f" ({code})" if code else ""}: try again later.')
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    batch_service_client.config.hooks.append(watch)
+    try:
+        yield
+    finally:
+        batch_service_client.config.hooks.remove(watch)
+
+
+def _code_and_trouble(answer: requests.Response) -> tuple[str | None, bool]:
+    """Returns the code of an error, and whether the SDK would send all tasks again.
+
+    The code is '' for an answer that is no error, and None for one that cannot be from Batch.
+    """
+    try:
+        body = answer.json()
+        if answer.ok:
+            return '', {str(result['status']).lower() for result in body['value']} == {'servererror'}
+        # Where the message is something else, the SDK finds no code either.
+        if isinstance(body['code'], str) and isinstance(body.get('message', {}), dict):
+            return body['code'], answer.status_code >= 500
+    except (requests.JSONDecodeError, AttributeError, KeyError, TypeError):
+        pass
+    return None, False
+
+
+class InterruptedQuestion(KeyboardInterrupt):
+    """Ctrl-C was the answer to a question: a KeyboardInterrupt for whoever does not care."""
+
+
 def query_yes_no(question: str, default: str = 'yes', *, ask: bool = True) -> str:
     """Asks a question, and returns 'yes' or 'no'.
 
-    ENTER alone answers with the default. So does the function itself, and shows it, when there is no terminal
-    to ask at, or when ask is False.
+    ENTER alone answers with the default. So does the end of the input (Ctrl-D), and the function itself where there is
+    no terminal to ask at or when ask is False; then it shows the answer. Raises InterruptedQuestion for Ctrl-C.
     """
     prompt = f'{question} {"[Y/n]" if default == "yes" else "[y/N]"}'
-    if not ask or not _has_terminal():
+    if not ask or not can_ask():
         print(f'{prompt} {default}')
         return default
     while True:
-        answer = _read_line(f'{prompt} ').strip().lower() or default
+        try:
+            answer = input(f'{prompt} ').strip().lower() or default
+        except EOFError:
+            answer = default
+            print(answer)
+        except KeyboardInterrupt:
+            print()
+            raise InterruptedQuestion from None
         if answer in ('y', 'yes'):
             return 'yes'
         if answer in ('n', 'no'):
@@ -114,24 +238,23 @@ def query_yes_no(question: str, default: str = 'yes', *, ask: bool = True) -> st
 
 
 def wait_for_enter(prompt: str, *, ask: bool = True) -> None:
-    """Prints the prompt and waits for ENTER, but not where there is no terminal, nor when ask is False."""
-    if ask and _has_terminal():
-        _read_line(prompt)
-    else:
+    """Prints the prompt and waits for ENTER, but not where there is no terminal, nor when ask is False.
+
+    Ctrl-C and the end of the input are as good as ENTER.
+    """
+    if not ask or not can_ask():
         print(prompt)
+        return
+    try:
+        input(prompt)
+    except (EOFError, KeyboardInterrupt):
+        print()
 
 
-def _has_terminal() -> bool:
+def can_ask() -> bool:
+    """Says whether somebody sits at a terminal, to answer questions."""
     # There is no standard input at all under pythonw.exe, or once it has been closed.
     return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
-
-
-def _read_line(prompt: str) -> str:
-    try:
-        return input(prompt)
-    except EOFError:
-        print()
-        return ''
 
 
 def print_batch_exception(

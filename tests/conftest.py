@@ -13,7 +13,8 @@ from azure.batch.batch_auth import SharedKeyCredentials
 from azure.storage.blob import BlobServiceClient, LinearRetry
 from platformdirs import user_cache_path
 
-from common import azurite, local_azure
+from common import local_azure
+from common.local_azure import azurite
 from tests.leftovers import MARK, eventually, running
 
 _DEVELOPERS_ENVIRONMENT = dict(os.environ)

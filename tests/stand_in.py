@@ -48,6 +48,7 @@ def stand_in(answer: Answer | Callable[[Request], Answer] = Answer(),
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = 'HTTP/1.1'
+        disable_nagle_algorithm = True
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get('Content-Length') or 0))

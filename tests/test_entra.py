@@ -19,17 +19,18 @@ from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, _shar
 from pytest_mock import MockerFixture
 
 import python_tutorial_client as client
-from common import azurite
-from common.accounts import Account, open_account
+from common.guards.accounts import Account, open_account
 from common.entra import EntraCredentials
-from common.errors import one_line
-from common.first_contact import check_accounts
-from common.local_server import LocalServer
+from common.guards.names import make_names_free
+from common.guards.one_line import one_line
+from common.guards.run import Run
+from common.local_azure import azurite
+from common.local_azure.server import LocalServer
 from common.redaction import log_sdk_calls
 from tests.stand_in import Answer, Request, make_certificate, stand_in
 
-NO_KEYS = Account(batch_account_name='mybatch', batch_account_url='https://mybatch.westeurope.batch.azure.com',
-                  storage_account_name='mystorage')
+# The settings at the top of the client.
+NO_KEYS = 'mybatch', '', 'https://mybatch.westeurope.batch.azure.com', 'mystorage', ''
 
 
 class SignedIn:
@@ -72,10 +73,10 @@ def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
 
 
 def test_without_keys_whoever_is_signed_in_is_the_credential(signed_in: SignedIn) -> None:
-    with open_account(NO_KEYS) as account:
+    with open_account(*NO_KEYS) as account:
         assert account.credential is signed_in
         assert account.storage_credential is signed_in
-        assert isinstance(account.batch_credentials, EntraCredentials)
+        assert isinstance(account.signed_in, EntraCredentials)
         assert 'SignedIn' not in repr(account)
         assert not signed_in.closed
     assert signed_in.closed
@@ -152,8 +153,8 @@ def test_nobody_signed_in_is_told_so(home: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv('PATH', '')
     monkeypatch.setenv('AZURE_TOKEN_CREDENTIALS', 'dev')
 
-    with open_account(NO_KEYS) as account:
-        with BatchServiceClient(account.batch_credentials, batch_url=account.batch_account_url) as batch_client:
+    with open_account(*NO_KEYS) as account:
+        with BatchServiceClient(account.signed_in, batch_url=account.batch_account_url) as batch_client:
             with pytest.raises(ClientAuthenticationError) as raised:
                 list(batch_client.pool.list())
 
@@ -179,13 +180,16 @@ def test_a_missing_role_on_the_storage_account_shows_before_anything_is_created(
                      {'Content-Type': 'application/xml', 'x-ms-request-id': '1'})
 
     def answer(request: Request) -> Answer:
-        return refusal if 'comp=userdelegationkey' in request.path else Answer()
+        if 'comp=userdelegationkey' in request.path:
+            return refusal
+        return Answer(404, json.dumps({'code': 'PoolNotFound'})) if request.path.startswith('/pools') else Answer()
 
     with (stand_in(answer, certificate) as service,
           BatchServiceClient(EntraCredentials(SignedIn()), batch_url=service.url) as batch_client,
           BlobServiceClient(f'{service.url}/mystorage', credential=SignedIn()) as blob_client):
         with pytest.raises(Exception) as raised:
-            check_accounts(blob_client, batch_client)
+            make_names_free(Run(Account(), batch_client, blob_client, 'job', 'pool', ask=False, blob_names={}), [],
+                            replace_pool=False)
 
     assert 'ask for the role Storage Blob Data Contributor' in one_line(raised.value)
     assert [request.method for request in service.requests] == ['GET', 'POST']

@@ -1,11 +1,13 @@
-"""What any Batch client needs: images, shells, questions, errors."""
+"""What any Batch client needs: images, shells, packages, signing keys, questions, errors."""
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
 import subprocess
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import azure.batch.models as batchmodels
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 from msrest import Deserializer
 from pytest_mock import MockerFixture
 
-from common.helpers import (ImageNotFoundError, print_batch_exception, query_yes_no,
+from common.helpers import (ImageNotFoundError, InterruptedQuestion, can_ask, commands_that_install,
+                            print_batch_exception, query_yes_no, sas_signing_key,
                             select_latest_verified_vm_image_with_node_agent_sku, wait_for_enter,
                             wrap_commands_in_shell)
 
@@ -172,19 +175,114 @@ def test_unknown_shell_is_refused() -> None:
         wrap_commands_in_shell('beos', ['true'])
 
 
-def at_a_terminal(mocker: MockerFixture, *answers: str | type[Exception]) -> MagicMock:
+@pytest.mark.parametrize('has_module', [True, False])
+def test_a_package_is_installed_only_where_it_is_missing(tmp_path: Path, has_module: bool) -> None:
+    calls, installed = tmp_path / 'calls.txt', tmp_path / 'installed'
+    if has_module:
+        installed.touch()
+    for name, action in [('python3', f'case "$*" in "-c "*) test -e {installed};; *install*) touch {installed};; esac'),
+                         ('dpkg', 'true'), ('apt-get', 'exit 99')]:
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n{action}\n')
+        (tmp_path / name).chmod(0o755)
+
+    command_line = wrap_commands_in_shell('linux', commands_that_install('some-package>=1,<2', module='some.module'))
+    ran = subprocess.run(shlex.split(command_line), cwd=tmp_path, timeout=60, umask=0o077,
+                         env={'PATH': f'{tmp_path}:/usr/bin:/bin'})
+
+    assert ran.returncode == 0
+    # What root installs, the tasks' user must be able to read.
+    assert has_module or installed.stat().st_mode & 0o777 == 0o644
+    install = ['dpkg --audit', 'python3 -m pip --version',
+               'python3 -m pip install --quiet --no-cache-dir --disable-pip-version-check some-package>=1,<2',
+               'python3 -c import some.module']
+    assert calls.read_text().splitlines() == ['python3 -c import some.module', *([] if has_module else install)]
+
+
+def test_a_signature_is_made_with_the_key_of_the_account() -> None:
+    client = MagicMock()
+    client.credential.account_key = 'a key'
+
+    assert sas_signing_key(client, TOMORROW) == {'account_key': 'a key'}
+
+    client.get_user_delegation_key.assert_not_called()
+
+
+def signed_in_client() -> MagicMock:
+    """A storage client without a key, which is lent another one each time it asks."""
+    client = MagicMock(credential=object())
+    client.get_user_delegation_key.side_effect = lambda *_: object()
+    return client
+
+
+@pytest.mark.parametrize('ahead', [timedelta(), timedelta(hours=2), timedelta(days=5)], ids=str)
+def test_a_lent_key_outlasts_the_signature_and_is_asked_for_in_the_span_that_storage_allows(ahead: timedelta) -> None:
+    client, now = signed_in_client(), datetime.now(timezone.utc)
+    expiry = now + ahead
+
+    assert list(sas_signing_key(client, expiry)) == ['user_delegation_key']
+
+    [(start, end)] = [call.args for call in client.get_user_delegation_key.call_args_list]
+    assert timedelta(minutes=14) < now - start < timedelta(minutes=16)
+    # https://learn.microsoft.com/rest/api/storageservices/get-user-delegation-key
+    assert expiry < end < now + timedelta(days=7)
+
+
+def test_one_lent_key_signs_for_a_whole_day_and_for_one_client_alone() -> None:
+    client, expiry = signed_in_client(), datetime(2026, 11, 27, 10, tzinfo=timezone.utc)
+
+    first = sas_signing_key(client, expiry)
+
+    assert sas_signing_key(client, expiry + timedelta(hours=2)) == first
+    assert sas_signing_key(signed_in_client(), expiry) != first
+    assert sas_signing_key(client, expiry + timedelta(days=1)) != first
+
+
+def test_a_key_that_storage_does_not_lend_is_asked_for_again() -> None:
+    client = MagicMock(credential=object())
+    client.get_user_delegation_key.side_effect = [PermissionError('No.'), 'a key']
+
+    with pytest.raises(PermissionError):
+        sas_signing_key(client, TOMORROW)
+
+    assert sas_signing_key(client, TOMORROW) == {'user_delegation_key': 'a key'}
+
+
+def at_a_terminal(mocker: MockerFixture, *answers: str | type[BaseException]) -> MagicMock:
     mocker.patch('sys.stdin', MagicMock(closed=False, isatty=lambda: True))
     return mocker.patch('builtins.input', side_effect=answers)
 
 
-@pytest.mark.parametrize('typed, answer', [('y', 'yes'), ('YES', 'yes'), (' n ', 'no'), ('No', 'no'),
-                                           ('', 'yes'), (EOFError, 'yes')])
-def test_question_at_a_terminal(mocker: MockerFixture, typed: str | type[Exception], answer: str) -> None:
+@pytest.mark.parametrize('typed, answer', [('y', 'yes'), ('YES', 'yes'), (' n ', 'no'), ('No', 'no'), ('', 'yes')])
+def test_question_at_a_terminal(mocker: MockerFixture, capsys: pytest.CaptureFixture[str],
+                                typed: str, answer: str) -> None:
     asked = at_a_terminal(mocker, typed)
 
     assert query_yes_no('Delete job?') == answer
 
     asked.assert_called_once_with('Delete job? [Y/n] ')
+    assert capsys.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('default', ['yes', 'no'])
+def test_the_end_of_the_input_is_the_default_and_shows_it(
+        mocker: MockerFixture, capsys: pytest.CaptureFixture[str], default: str) -> None:
+    at_a_terminal(mocker, EOFError)
+
+    assert query_yes_no('Delete job?', default) == default
+
+    assert capsys.readouterr() == (f'{default}\n', '')
+
+
+def test_ctrl_c_at_a_question_is_no_answer_and_is_not_asked_again(
+        mocker: MockerFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = at_a_terminal(mocker, KeyboardInterrupt, 'y')
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        query_yes_no('Delete job?')
+
+    assert raised.type is InterruptedQuestion
+    assert asked.call_count == 1
+    assert capsys.readouterr() == ('\n', '')
 
 
 def test_question_is_asked_again_until_it_is_answered(mocker: MockerFixture,
@@ -205,13 +303,19 @@ def test_question_with_the_other_default(mocker: MockerFixture) -> None:
     asked.assert_called_once_with('Overwrite? [y/N] ')
 
 
-@pytest.mark.parametrize('stdin', [
-    None, MagicMock(closed=True), MagicMock(closed=False, isatty=lambda: False)])
+def closed_stream() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize('stdin', [None, closed_stream(), io.StringIO('n\n')], ids=['none', 'closed', 'no terminal'])
 def test_question_without_a_terminal_shows_the_default_it_took(
-        mocker: MockerFixture, capsys: pytest.CaptureFixture[str], stdin: MagicMock | None) -> None:
+        mocker: MockerFixture, capsys: pytest.CaptureFixture[str], stdin: io.StringIO | None) -> None:
     asked = at_a_terminal(mocker)
     mocker.patch('sys.stdin', stdin)
 
+    assert not can_ask()
     assert (query_yes_no('Delete job?'), query_yes_no('Overwrite?', 'no')) == ('yes', 'no')
     wait_for_enter('Press ENTER to exit...')
 
@@ -230,12 +334,16 @@ def test_question_that_shall_not_be_asked_takes_the_default(mocker: MockerFixtur
     asked.assert_not_called()
 
 
-def test_enter_is_waited_for_at_a_terminal(mocker: MockerFixture) -> None:
-    asked = at_a_terminal(mocker, EOFError)
+@pytest.mark.parametrize('typed, shown', [('', ''), (EOFError, '\n'), (KeyboardInterrupt, '\n')],
+                         ids=['ENTER', 'Ctrl-D', 'Ctrl-C'])
+def test_enter_is_waited_for_at_a_terminal(mocker: MockerFixture, capsys: pytest.CaptureFixture[str],
+                                           typed: str | type[BaseException], shown: str) -> None:
+    asked = at_a_terminal(mocker, typed)
 
     wait_for_enter('Press ENTER to exit...')
 
     asked.assert_called_once_with('Press ENTER to exit...')
+    assert capsys.readouterr() == (shown, '')
 
 
 def batch_error(body: str, status: int = 409, reason: str = 'Conflict') -> batchmodels.BatchErrorException:

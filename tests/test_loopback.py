@@ -1,3 +1,4 @@
+"""Around the proxies to this machine, and only there."""
 from __future__ import annotations
 
 import os

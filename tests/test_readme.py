@@ -1,10 +1,10 @@
 """The README tells what is so: its code, its console text, its options, its links and its packages."""
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent, indent
 
@@ -12,9 +12,7 @@ import pytest
 
 import python_tutorial_client as client
 import python_tutorial_task as task
-from common import local_azure
-from common.batch_service.api import ROUTES, Missing, NoneOf, Refused, Route
-from tests.batch_service.clients.life_cycle.client import OPERATIONS
+from tests.readme import bash_reads, broken_links, section_of, words_of_prose
 from tests.test_end_to_end import TRANSCRIPT
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -22,28 +20,23 @@ README = (PROJECT / 'README.md').read_text(encoding='utf-8')
 OPTION = r'(?<![\w-])--[a-z][a-z-]*'
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf'^```{language}\n(.*?)^```$', README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf'^```{language}\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
 
 
 def section(heading: str) -> str:
-    """What stands below a heading, up to the next one of its level."""
-    found = re.search(rf'^## {heading}$(.*?)(?=^## |\Z)', README, re.MULTILINE | re.DOTALL)
-    assert found, f'README.md has no chapter "{heading}"'
-    return found[1]
+    return section_of(README, heading)
 
 
 @pytest.fixture
-def help_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command's main function prints for --help."""
-    def run(main: Callable[[], int]) -> str:
-        monkeypatch.setattr(sys, 'argv', ['command', '--help'])
-        monkeypatch.setenv('COLUMNS', '200')
-        with pytest.raises(SystemExit) as raised:
-            main()
-        assert raised.value.code == 0
-        return capsys.readouterr().out
-    return run
+def help_of_client(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the client prints for --help."""
+    monkeypatch.setattr(sys, 'argv', ['command', '--help'])
+    monkeypatch.setenv('COLUMNS', '200')
+    with pytest.raises(SystemExit) as raised:
+        client.main()
+    assert raised.value.code == 0
+    return capsys.readouterr().out
 
 
 # What is shown
@@ -60,10 +53,14 @@ def test_code_stands_in_the_source_word_for_word() -> None:
     assert [code for code in blocks('python') if not stands_in_source(code)] == []
 
 
-def test_console_text_is_that_of_a_run() -> None:
+def test_console_text_is_that_of_a_terminal() -> None:
     transcript, _ = blocks('text')
 
-    assert re.fullmatch(TRANSCRIPT.replace('{home}', '~'), transcript)
+    # At a terminal there are no dots, and it is the reader who types the answers.
+    expected = TRANSCRIPT.replace('{home}', '~')
+    for not_there, there in ((r'0:20:00\.{4,}', r'0:20:00\.\.\.'), (r'\[Y/n\] yes', r'\[Y/n\]')):
+        expected = expected.replace(not_there, there)
+    assert re.fullmatch(expected, transcript)
 
 
 def test_result_is_that_of_the_first_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +87,23 @@ def test_chapters_follow_the_steps_of_main_and_name_their_functions() -> None:
     assert [name for name in functions if not callable(getattr(client, name, None))] == []
 
 
+@pytest.mark.parametrize('chapter, calls', [
+    ('Before the first step', ['SharedKeyCredentials(', 'BatchServiceClient(', 'BlobServiceClient(']),
+    ('1. ', ['create_container(']), ('2. ', ['upload_blob(', 'generate_blob_sas(', 'ResourceFile(']),
+    ('3. ', ['PoolAddParameter(', 'pool.add(']), ('4. ', ['JobAddParameter(', 'job.add(']),
+    ('5. ', ['TaskAddParameter(', 'add_collection(', 'BlobClient(']), ('6. ', ['task.list(']),
+    ('7. ', ['download_blob(']), ('8. ', ['delete_container(']), ('9. ', ['job.delete(', 'pool.delete('])])
+def test_each_step_shows_its_code(chapter: str, calls: list[str]) -> None:
+    [text] = [text for text in section('The nine steps').split('\n### ') if text.startswith(chapter)]
+
+    code = '\n'.join(blocks('python', text))
+    assert [call for call in calls if call not in code] == []
+
+
+def test_prose_is_short() -> None:
+    assert 2000 < words_of_prose(README) <= 3500
+
+
 # What the reader types
 
 @pytest.mark.parametrize('name, program', [('tutorial', 'python_tutorial_client.py'), ('test', '-m pytest')])
@@ -102,25 +116,23 @@ def test_commands_are_single_lines_that_make_their_own_environment(name: str, pr
 
 @pytest.mark.parametrize('block', blocks('bash'))
 def test_shell_can_read_the_commands(block: str) -> None:
-    bash = subprocess.run(['bash', '-n'], input=block, capture_output=True, text=True)
-
-    assert (bash.returncode, bash.stderr) == (0, '')
+    assert bash_reads(block)
 
 
-@pytest.mark.parametrize('command, main', [('python_tutorial_client.py', client.main),
-                                           ('python -m common.local_azure', local_azure.main)])
-def test_options_are_those_of_the_help(command: str, main: Callable[[], int], help_of: Callable[..., str]) -> None:
-    explained = section('The command line').partition(f'`{command} [options]')[2].partition('\n`python')[0]
+def test_options_are_those_of_the_help(help_of_client: str) -> None:
+    options = re.findall(r'^  (--[\w-]+(?: [A-Z]+)?)', help_of_client, re.MULTILINE)
 
-    options = re.findall(r'^  (--[\w-]+(?: [A-Z]+)?)', help_of(main), re.MULTILINE)
-    assert re.findall(r'^\| `(--.*?)` \| [^|\s]', explained, re.MULTILINE) == options != []
+    assert re.findall(r'^\| `(--.*?)` \| [^|\s]', section('The command line'), re.MULTILINE) == options != []
 
 
-def test_no_option_is_made_up(help_of: Callable[..., str]) -> None:
+def test_no_option_is_made_up(help_of_client: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        task.main(['--help'])
+    local_azure = subprocess.run([sys.executable, '-m', 'common.local_azure', '--help'], cwd=PROJECT, check=True,
+                                 stdout=subprocess.PIPE, text=True).stdout
     others_taken_out = re.sub(r'\baz [^`\n]*|-m pip [^&\n]*', '', README)
 
-    known = {option for main in (client.main, local_azure.main, lambda: task.main(['--help']))
-             for option in re.findall(OPTION, help_of(main))}
+    known = set(re.findall(OPTION, help_of_client + capsys.readouterr().out + local_azure))
     assert set(re.findall(OPTION, others_taken_out)) - known == set()
 
 
@@ -132,38 +144,10 @@ def test_settings_are_those_of_the_client() -> None:
     assert set(re.findall('`(_[A-Z_]+)`', README)) == settings
 
 
-def test_variables_are_those_that_the_commands_read_and_print(help_of: Callable[..., str]) -> None:
-    variables = re.findall(r'\bAZURE_\w+', help_of(client.main) + help_of(local_azure.main))
+def test_variables_are_those_that_the_client_reads(help_of_client: str) -> None:
+    variables = re.findall(r'\bAZURE_\w+', help_of_client)
 
     assert set(re.findall(r'\bAZURE_\w+', README)) == set(variables) != set()
-
-
-# What the local service does
-
-def test_operations_are_those_of_the_routes() -> None:
-    rows = re.findall(r'^\| [^|]+ \| [^|]+ \| `([A-Z]+) (/[^`]*)` \| (.*) \|$',
-                      section('Use it with your own Batch program'), re.MULTILINE)
-
-    assert rows == [(route.method, route.path, answer_of(route)) for route in ROUTES]
-
-
-def answer_of(route: Route) -> str:
-    if isinstance(route.handler, NoneOf):
-        return 'empty list'
-    if isinstance(route.handler, Missing):
-        return f'answers `{route.handler.code}`'
-    return f'refused: {route.handler.what}' if isinstance(route.handler, Refused) else 'served'
-
-
-def test_operations_have_the_names_that_the_clients_tests_call_them_by() -> None:
-    named = re.findall(r'^\| ([^|]+) \| ([^|]+) \| `[A-Z]+ /',
-                       section('Use it with your own Batch program'), re.MULTILINE)
-
-    for generation, cells in zip(('v14', 'v15'), zip(*named)):
-        tested = {getattr(operation, generation) for operation in OPERATIONS.values()} - {''}
-        # The tests call the first, which sends the second for each hundred tasks.
-        tested |= {'create_task_collection'} if 'create_tasks' in tested else set()
-        assert {name for cell in cells for name in re.findall('`(.+?)`', cell)} == tested
 
 
 # What it points at
@@ -176,17 +160,20 @@ def test_every_package_has_its_reason() -> None:
     assert sorted(explained) == sorted(packages) != []
 
 
-def test_every_module_has_its_place() -> None:
-    linked = set(re.findall(r'\(common/(\w+)\.py\)', section('How it is laid out')))
+def test_every_part_of_the_project_has_its_place() -> None:
+    parts = {path.name for path in PROJECT.glob('common/[!_]*')}
 
-    assert linked == {file.stem for file in PROJECT.glob('common/*.py')} - {'__init__'}
+    linked = re.findall(r'\(common/([\w.]+)(?:/README\.md)?\)', section('How it is laid out'))
+    assert sorted(linked) == sorted(parts)
+
+
+def test_every_guard_says_in_its_first_line_which_danger_it_is_for() -> None:
+    guards = sorted(PROJECT.glob('common/guards/[!_]*.py'))
+
+    first_lines = [ast.get_docstring(ast.parse(file.read_text(encoding='utf-8'))) for file in guards]
+    assert first_lines
+    assert [line for line in first_lines if not line.startswith('Against ')] == []
 
 
 def test_links_lead_somewhere() -> None:
-    headings = {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
-                for title in re.findall(r'^#+ (.*)$', README, re.MULTILINE)}
-    links = [link for link in re.findall(r'\]\(([^)]+)\)', README) if not link.startswith('https://')]
-
-    assert links
-    assert [link for link in links
-            if not (link[1:] in headings if link.startswith('#') else (PROJECT / link).exists())] == []
+    assert broken_links(PROJECT / 'README.md') == []

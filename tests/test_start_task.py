@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import os
+import platform
+import re
 import shlex
 import shutil
 import signal
@@ -18,6 +21,7 @@ from unittest.mock import MagicMock
 
 import azure.batch.models as batchmodels
 import pytest
+from platformdirs import user_cache_path
 
 import python_tutorial_client
 
@@ -115,6 +119,37 @@ def test_start_task_fails_at_once_when_the_script_is_not_there(
     assert not (local_node.root / 'calls.txt').exists()
 
 
+def test_start_task_installs_pip_and_the_package_where_they_are_missing(
+        local_node: LocalNode, start_task: list[str]) -> None:
+    local_node.add_program('python3', f'''
+        case "$*" in
+            '-c import azure.storage.blob') [ -e {local_node.root}/package ] ;;
+            '-m pip --version') [ -e {local_node.root}/pip ] ;;
+            *) echo "$PIP_BREAK_SYSTEM_PACKAGES $(umask)" > {local_node.root}/package ;;
+        esac''')
+    local_node.add_program('apt-get', f'case "$*" in *\\ python3-pip) : > {local_node.root}/pip ;; esac')
+    local_node.add_program('dpkg', 'true')
+
+    completed = local_node.run(start_task)
+
+    assert (completed.returncode, completed.stderr) == (0, '')
+    update, *_, pip, package = [call for call in local_node.calls() if re.search('update| install ', call)]
+    assert update.startswith('apt-get ') and update.endswith(' update')
+    assert pip.startswith('apt-get ') and pip.endswith(' install python3-pip')
+    assert package.startswith('python3 -m pip install ') and package.endswith(' azure-storage-blob==12.*')
+    assert (local_node.root / 'package').read_text() == '1 0022\n'
+
+
+def test_start_task_fails_when_the_package_cannot_be_installed(local_node: LocalNode, start_task: list[str]) -> None:
+    local_node.add_program('dpkg', 'true')
+    local_node.add_program('python3', '[ "$*" = "-m pip --version" ] || { echo "$*: no network" >&2; exit 3; }')
+
+    completed = local_node.run(start_task)
+
+    assert completed.returncode == 3
+    assert 'pip install' in completed.stderr and 'no network' in completed.stderr
+
+
 def test_start_task_gives_up_and_shows_why_when_pip_cannot_be_had(
         local_node: LocalNode, start_task: list[str]) -> None:
     local_node.add_program('python3', 'exit 1')
@@ -182,19 +217,35 @@ class BareNode:
                 for path in (os.path.join(place, name) for name in folders + files)}
 
 
-@pytest.fixture(scope='module')
-def bare_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope='session')
+def bare_system() -> Path:
+    """The system that nodes are copies of: made on first use, and kept in the user's cache."""
     if os.geteuid() != 0 or shutil.which('debootstrap') is None:
         skip_unless_ci('a bare system to try the start task on takes root and debootstrap')
-    root = tmp_path_factory.mktemp('bare') / 'root'
     suite, archive, components = this_system()
-    debootstrap = subprocess.run(['debootstrap', '--variant=minbase', '--include=python3',
-                                  f'--components={components}', suite, root, archive],
+    made_of = ['--variant=minbase', '--include=python3', f'--components={components}', suite, archive]
+    # The home of the tests has a link to it, which may lead nowhere yet.
+    cache = user_cache_path('azure-batch-tutorial').resolve()
+    cache.mkdir(parents=True, exist_ok=True)
+    system = cache / f'bare-{suite}-{platform.machine()}-{hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:12]}'
+    with (cache / 'bare.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not system.is_dir():
+            make_bare_system(system, made_of)
+    return system
+
+
+def make_bare_system(system: Path, made_of: list[str]) -> None:
+    unfinished = system.with_name(f'{system.name}.unfinished')
+    # What was killed may have left that, and file systems that are mounted in it.
+    subprocess.run(['rm', '-rf', '--one-file-system', unfinished], check=True)
+    *options, suite, archive = made_of
+    debootstrap = subprocess.run(['debootstrap', *options, suite, unfinished, archive],
                                  stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if debootstrap.returncode != 0:
         skip_unless_ci(f'debootstrap cannot make a bare system: {debootstrap.stdout[-500:]}')
-    yield root
-    shutil.rmtree(root)
+    subprocess.run(['chroot', unfinished, 'apt-get', 'clean'], check=True)
+    unfinished.rename(system)
 
 
 def skip_unless_ci(reason: str) -> NoReturn:
@@ -215,15 +266,31 @@ def this_system() -> tuple[str, str, str]:
 
 @pytest.fixture
 def bare_node(bare_system: Path, tmp_path: Path) -> Iterator[BareNode]:
-    root = tmp_path / 'root'
-    subprocess.run(['cp', '-a', bare_system, root], check=True)
-    for folder in 'shared', 'startup/wd':
-        (root / NODE / folder).mkdir(parents=True)
-    (root / NODE / 'startup' / 'wd' / SCRIPT).write_text('import azure.storage.blob\n')
-    environment = {'PATH': '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
-                   'AZ_BATCH_NODE_SHARED_DIR': f'/{NODE}/shared', **way_to_the_registries(root)}
-    yield BareNode(root, environment)
-    shutil.rmtree(root)
+    with copy_of(bare_system, tmp_path / 'node') as root:
+        for folder in 'shared', 'startup/wd':
+            (root / NODE / folder).mkdir(parents=True)
+        (root / NODE / 'startup' / 'wd' / SCRIPT).write_text('import azure.storage.blob\n')
+        environment = {'PATH': '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+                       'AZ_BATCH_NODE_SHARED_DIR': f'/{NODE}/shared', **way_to_the_registries(root)}
+        yield BareNode(root, environment)
+
+
+@contextmanager
+def copy_of(system: Path, place: Path) -> Iterator[Path]:
+    """Yields a copy of the system; where Linux can do that, only what changes in it takes time and space."""
+    root, changes, work = (place / name for name in ('root', 'changes', 'work'))
+    for directory in root, changes, work:
+        directory.mkdir(parents=True)
+    options = f'volatile,lowerdir={system},upperdir={changes},workdir={work}'
+    mounted = subprocess.run(['mount', '-t', 'overlay', 'overlay', '-o', options, root], capture_output=True)
+    if mounted.returncode != 0:
+        subprocess.run(['cp', '-a', '--reflink=auto', f'{system}/.', root], check=True)
+    try:
+        yield root
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(['umount', root], check=True)
+        shutil.rmtree(place)
 
 
 def way_to_the_registries(root: Path) -> dict[str, str]:

@@ -60,9 +60,12 @@ def test_the_name_of_another_batch_account(run_with: Callable[..., str]) -> None
     assert 'look at _BATCH_ACCOUNT_NAME (or AZURE_BATCH_ACCOUNT)' in run_with(AZURE_BATCH_ACCOUNT='another')
 
 
-def test_a_wrong_storage_key(run_with: Callable[..., str]) -> None:
-    # Azurite calls this AuthorizationFailure, which on Azure has other causes.
-    assert 'The storage account at 127.0.0.1 does not let you in' in run_with(AZURE_STORAGE_KEY=WRONG_KEY)
+@pytest.mark.parametrize('wrong', [{'AZURE_STORAGE_KEY': WRONG_KEY}, {'AZURE_STORAGE_ACCOUNT': 'another'}])
+def test_a_storage_account_on_this_machine_that_refuses(run_with: Callable[..., str], wrong: dict[str, str]) -> None:
+    # Azurite calls this AuthorizationFailure, which on Azure has other causes, to be seen in the portal.
+    assert run_with(**wrong) == (
+        'ERROR: The storage account at 127.0.0.1 refuses the key: look at _STORAGE_ACCOUNT_NAME (or '
+        'AZURE_STORAGE_ACCOUNT) and _STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_KEY).')
 
 
 @pytest.mark.parametrize('wrong, setting', [

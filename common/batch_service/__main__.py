@@ -18,7 +18,7 @@ import uvicorn
 from .auth import SharedKey
 from .server import Server
 from .service import BatchService
-from .settings import add_settings, settings_from
+from .settings import add_settings, port, settings_from
 
 _HOST = '127.0.0.1'
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--workspace', type=Path, required=True, help='the directory that keeps the state')
     parser.add_argument('--account', required=True, help='the name of the Batch account')
     parser.add_argument('--key-file', type=Path, required=True, help="a file with the account's key, base64")
-    parser.add_argument('--port', type=int, default=0, help='0, the default, takes a free one')
+    parser.add_argument('--port', type=port, default=0, help='0, the default, takes a free one')
     parser.add_argument('--cert', type=Path, help='a certificate (PEM), to speak https')
     parser.add_argument('--key', type=Path, help="the certificate's private key (PEM)")
     parser.add_argument('--exit-with-stdin', action='store_true', help='stop at the end of standard input')
@@ -77,7 +77,7 @@ async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: s
         # uvicorn puts its own handlers in these places, and raises the signal again when it has stopped.
         signal.signal(number, server.handle_exit)
     if options.exit_with_stdin:
-        threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+        threading.Thread(target=_stop_at_end_of_input, args=[server], daemon=True).start()
     print(f'Batch service listens on {url}', flush=True)
     try:
         await server.serve([listener])
@@ -101,10 +101,11 @@ class _PromptServer(uvicorn.Server):
         await self._told.wait()
 
 
-def _stop_at_end_of_input() -> None:
+def _stop_at_end_of_input(server: _PromptServer) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    # Not by a signal: one that comes just before the event loop begins to wait would not wake it.
+    server.handle_exit(signal.SIGTERM, None)
 
 
 if __name__ == '__main__':

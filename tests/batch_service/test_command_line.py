@@ -32,6 +32,12 @@ def test_port_in_use_is_named(shared_service, tmp_path, key_file) -> None:
                              'Address already in use\n')
 
 
+def test_number_that_is_no_port_is_refused(tmp_path, key_file) -> None:
+    result = run('--workspace', str(tmp_path), '--account', 'a', '--key-file', str(key_file), '--port', '65536')
+    assert result.returncode == 2
+    assert result.stderr.endswith('argument --port: 65536 is not a whole number from 0 to 65535\n')
+
+
 def test_missing_key_file_is_named(tmp_path) -> None:
     result = run('--workspace', str(tmp_path), '--account', 'a', '--key-file', str(tmp_path / 'nowhere'))
     assert result.returncode == 1

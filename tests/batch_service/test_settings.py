@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from azure.batch import models
+
+from common.batch_service.settings import Settings, add_settings, arguments_for, settings_from
 
 from .workbench import ServiceProcess, Workbench, wait_until
 
@@ -128,3 +131,50 @@ def test_busy_service_asks_to_try_again(troubled) -> None:
     assert error.value.response.status_code in (429, 503)
     assert error.value.error.code in ('TooManyRequests', 'ServerBusy')
     assert error.value.response.headers['Retry-After'] == '1'
+
+
+_OUT_OF_RANGE = [
+    ('core_quota', '-1', '-1 is not a whole number from 0 to 1000000'),
+    ('core_quota', '1000001', '1000001 is not a whole number from 0 to 1000000'),
+    ('unusable_nodes', '1.5', "'1.5' is not a whole number from 0 to 1000000"),
+    ('busy_share', '2', '2.0 is not a number from 0 to 1'),
+    ('busy_share', 'nan', 'nan is not a number from 0 to 1'),
+    ('busy_share', 'often', "'often' is not a number from 0 to 1"),
+    ('allocation_seconds', '-0.1', '-0.1 is not a number from 0 to 86400'),
+    ('node_boot_seconds', 'inf', 'inf is not a number from 0 to 86400'),
+    ('deletion_seconds', '1e400', 'inf is not a number from 0 to 86400'),
+    ('counts_lag_seconds', '86401', '86401.0 is not a number from 0 to 86400'),
+]
+
+
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='program')
+    add_settings(parser)
+    return parser
+
+
+@pytest.mark.parametrize(('name', 'text', 'refusal'), _OUT_OF_RANGE)
+def test_option_out_of_range_is_refused_with_the_range(parser, capsys, name: str, text: str, refusal: str) -> None:
+    option = f'--{name.replace("_", "-")}'
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([option, text])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f'program: error: argument {option}: {refusal}'
+
+
+@pytest.mark.parametrize(('name', 'text', 'refusal'), _OUT_OF_RANGE)
+def test_setting_out_of_range_is_refused_with_the_same_words(name: str, text: str, refusal: str) -> None:
+    value = text if refusal.startswith("'") else type(getattr(Settings(), name))(text)
+    with pytest.raises(ValueError) as error:
+        Settings(**{name: value})
+    assert str(error.value) == f'{name}: {refusal}'
+
+
+def test_help_tells_the_range(parser) -> None:
+    assert 'is answered with 429 or 503: 0 to 1' in ' '.join(parser.format_help().split())
+
+
+def test_settings_come_through_a_command_line(parser) -> None:
+    settings = Settings(86_400, 0.5, 1, 2, 1_000_000, 3, 1)
+    assert settings_from(parser.parse_args(arguments_for(settings))) == settings

@@ -80,7 +80,8 @@ def _run_life_cycle(python: Path, told: dict[str, Any], directory: Path, *argume
     file = directory / 'told.json'
     file.write_text(json.dumps(told, default=asdict))
     run = subprocess.run(
-        [python, '-m', 'pytest', '--confcutdir', _LIFE_CYCLE, '-p', 'no:cacheprovider', '--tb=short',
+        # Of the project's own options, those of plugins are not known there.
+        [python, '-m', 'pytest', '-o', 'addopts=', '--confcutdir', _LIFE_CYCLE, '-p', 'no:cacheprovider', '--tb=short',
          # 15.1 signs its requests so, which Python 3.12 and later complain of.
          '-W', 'ignore:datetime.datetime.utcnow:DeprecationWarning:azure.batch._patch', *arguments],
         cwd=PROJECT, env={**os.environ, TOLD_FILE: str(file)}, capture_output=True, text=True, timeout=110)
@@ -91,7 +92,8 @@ def _run_life_cycle(python: Path, told: dict[str, Any], directory: Path, *argume
 
 
 def _readme_blocks(language: str) -> list[str]:
-    return re.findall(rf'^```{language}\n(.*?)^```$', (PROJECT / 'README.md').read_text(), re.MULTILINE | re.DOTALL)
+    readme = (PROJECT / 'common/local_azure/README.md').read_text()
+    return re.findall(rf'^```{language}\n(.*?)^```$', readme, re.MULTILINE | re.DOTALL)
 
 
 def _variables(account: Account) -> dict[str, str]:

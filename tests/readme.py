@@ -1,0 +1,36 @@
+"""How the tests read a README."""
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+
+def section_of(text: str, heading: str) -> str:
+    """Returns what stands below a heading, up to the next one of its level."""
+    found = re.search(rf'^## {heading}$(.*?)(?=^## |\Z)', text, re.MULTILINE | re.DOTALL)
+    assert found, f'There is no chapter "{heading}"'
+    return found[1]
+
+
+def words_of_prose(text: str) -> int:
+    """Counts the words that are read: without code, without where a link leads, without the lines of tables."""
+    prose = re.sub(r'(?ms)^```.*?^```$|\]\([^)]*\)|^\|[-| ]+\|$|\|', ' ', text)
+    return len(prose.split())
+
+
+def bash_reads(commands: str) -> bool:
+    """Says whether bash finds nothing wrong with the way that the commands are written."""
+    bash = subprocess.run(['bash', '-n'], input=commands, capture_output=True, text=True)
+    return (bash.returncode, bash.stderr) == (0, '')
+
+
+def broken_links(readme: Path) -> list[str]:
+    """Returns the links that lead to no heading and to no file of the project; those to the web are not followed."""
+    text = readme.read_text(encoding='utf-8')
+    headings = {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
+                for title in re.findall(r'^#+ (.*)$', text, re.MULTILINE)}
+    links = [link for link in re.findall(r'\]\(([^)]+)\)', text) if not link.startswith('https://')]
+    assert links
+    return [link for link in links
+            if not (link[1:] in headings if link.startswith('#') else (readme.parent / link).exists())]
