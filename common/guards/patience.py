@@ -135,7 +135,7 @@ class StorageRetries(ExponentialRetry):
             except AzureError:
                 self._answered = False
                 raise
-            if not self._answered and 'x-ms-request-id' not in response.http_response.headers:
+            if 'x-ms-request-id' not in response.http_response.headers:
                 # Whatever the status is. The SDK would stumble over a web page, and over any HttpResponseError for it.
                 stranger = AzureError('This is no answer of Azure Storage.')
                 stranger.response = response.http_response

@@ -148,13 +148,13 @@ def test_any_other_answer_is_not_waited_for(cloud: Cloud, slept: list[float], ve
 
 
 @pytest.mark.parametrize('state', ['active', 'disabled', 'enabling'])
-@pytest.mark.parametrize('replace_pool', [True, False])
-def test_a_job_that_has_not_ended_stays_without_a_question(
-        cloud: Cloud, state: str, replace_pool: bool, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize('replace_pool, ask', [(True, False), (False, False), (False, True)])
+def test_a_job_that_has_not_ended_stays_without_a_question_where_nobody_answers(
+        cloud: Cloud, state: str, replace_pool: bool, ask: bool, capsys: pytest.CaptureFixture[str]) -> None:
     cloud.has('job', 'myjob', state=state)
 
     with pytest.raises(NameTakenError) as raised:
-        make_names_free(cloud.run(), RECIPE, replace_pool=replace_pool)
+        make_names_free(cloud.run(ask=ask), RECIPE, replace_pool=replace_pool)
 
     assert str(raised.value) == (
         f'Job [myjob] exists and is {state}, so another run may be using it: wait until it has ended, or set another '
@@ -321,9 +321,12 @@ def test_a_pool_that_is_being_resized_is_waited_for(mocker: MockerFixture) -> No
     existing.allocation_state = 'resizing'
     mocker.patch('time.sleep', lambda _: setattr(existing, 'allocation_state', 'steady'))
 
+    pool.client.pool.resize.side_effect = lambda *_: states.append(existing.allocation_state)
+    states: list[str] = []
+
     pool.renew()
 
-    pool.client.pool.resize.assert_called_once()
+    assert states == ['steady']
 
 
 def test_nodes_that_stay_on_their_way_are_not_waited_for_for_ever(slept: list[float]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -219,6 +220,25 @@ def test_a_service_on_this_machine_that_has_ended() -> None:
 
 
 @pytest.mark.parametrize('line_of', [batch_line, storage_line])
+def test_a_service_that_does_not_speak_https(line_of: Callable[[str], str]) -> None:
+    with stand_in() as service:
+        line = line_of(service.url.replace('http:', 'https:'))
+
+    assert ': it does not speak https.' in line
+
+
+def test_a_service_that_takes_too_long() -> None:
+    def call(client: BatchServiceClient) -> None:
+        client.config.connection.timeout = 0.1
+        client.pool.get('mypool')
+
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        line = batch_line(f'http://localhost:{silent.getsockname()[1]}', call)
+
+    assert ' account at localhost: it does not answer.' in line
+
+
+@pytest.mark.parametrize('line_of', [batch_line, storage_line])
 def test_a_certificate_that_is_not_trusted(line_of: Callable[[str], str], tmp_path: Path) -> None:
     with stand_in(certificate=make_certificate(tmp_path)) as service:
         line = line_of(service.url)
@@ -362,15 +382,6 @@ def test_an_error_while_an_answer_that_is_not_from_batch_is_dealt_with() -> None
         raise before
     except models.BatchErrorException:
         assert ': it is refused.' in batch_line(url)
-
-
-@pytest.mark.parametrize('proxy', ['http://[::1', 'http://proxy:abc', 'proxy.example', ''])
-def test_a_proxy_variable_that_is_no_url_hides_no_other_error(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with stand_in() as service:
-        url = service.url
-    monkeypatch.setenv('HTTPS_PROXY', proxy)
-
-    assert batch_line(url).startswith('No connection to the Batch account at 127.0.0.1: it is refused.')
 
 
 def test_a_line_never_shows_a_signature() -> None:
