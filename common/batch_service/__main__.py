@@ -8,19 +8,25 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from .auth import SharedKey
+from .run.inheritance import keep_from_tasks
 from .server import Server
 from .service import BatchService
 from .settings import add_settings, port, settings_from
+from .store import StoreError
+from .wire.auth import SharedKey
+from .wire.connections import ACCEPTED_AT_ONCE, Connection, most_connections, tell_shortly
 
 _HOST = '127.0.0.1'
+_BACKLOG = 1024
 
 
 def main() -> int:
@@ -28,12 +34,16 @@ def main() -> int:
     options = _parser().parse_args()
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING,
                         format='%(asctime)s %(levelname)s %(message)s')
+    keep_from_tasks()
     try:
         shared_key = SharedKey(options.account, options.key_file.read_text().strip())
         listener = _listen(options.port)
         asyncio.run(_serve(options, shared_key, listener))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StoreError) as error:
         print(f'The Batch service cannot start: {error}', file=sys.stderr)
+        return 1
+    except sqlite3.Error as error:
+        print(f'The Batch service cannot use the database in {options.workspace}: {error}', file=sys.stderr)
         return 1
     return 0
 
@@ -60,19 +70,23 @@ def _listen(port: int) -> socket.socket:
         listener.bind((_HOST, port))
     except OSError as error:
         raise OSError(f'port {port} on {_HOST} cannot be used: {error.strerror}') from error
-    listener.listen(128)
+    listener.listen(_BACKLOG)
     return listener
 
 
 async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: socket.socket) -> None:
-    service = BatchService(options.workspace / 'batch', options.account, settings_from(options), options.cert)
-    config = uvicorn.Config(Server(service, shared_key), loop='asyncio', http='h11', lifespan='off', log_config=None,
-                            access_log=False, server_header=False, date_header=False,
-                            ssl_certfile=options.cert, ssl_keyfile=options.key)
-    server = _PromptServer(config)
     scheme = 'https' if options.cert else 'http'
     url = f'{scheme}://{_HOST}:{listener.getsockname()[1]}'
-    service.start(url)
+    service = BatchService(options.workspace / 'batch', options.account, url, settings_from(options), options.cert)
+    config = uvicorn.Config(Server(service, shared_key), loop='asyncio', lifespan='off', log_config=None,
+                            http=partial(Connection, waiting={}, most=most_connections()),
+                            # Anybody can send what is no HTTP: no line of the log for it.
+                            log_level=logging.ERROR, backlog=ACCEPTED_AT_ONCE,
+                            access_log=False, server_header=False, date_header=False,
+                            ssl_certfile=options.cert, ssl_keyfile=options.key)
+    asyncio.get_running_loop().set_exception_handler(tell_shortly())
+    server = _PromptServer(config)
+    service.start()
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn puts its own handlers in these places, and raises the signal again when it has stopped.
         signal.signal(number, server.handle_exit)
@@ -92,6 +106,12 @@ class _PromptServer(uvicorn.Server):
         super().__init__(config)
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            # How many wait to be accepted; uvicorn's backlog stands for how many are accepted at once, too.
+            listener.listen(_BACKLOG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = self.force_exit = True

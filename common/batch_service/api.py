@@ -5,7 +5,8 @@ https://learn.microsoft.com/rest/api/batchservice
 
 from __future__ import annotations
 
-import json
+import asyncio
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Awaitable, Callable, Union
@@ -13,15 +14,17 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from . import documents, files, odata, versions
 from .errors import BatchError
-from .shapes import Shape, read
-from .wire import Call, address, changed, check_conditions, json_answer, one, page, page_of
+from .life import jobs, nodes, pools, tasks
+from .values import now
+from .wire import documents, files, odata, versions
+from .wire.body import LARGEST, LARGEST_COLLECTION, LARGEST_TASK, MOST_TASKS, parse
+from .wire.call import (LARGEST_PAGE, Call, address, changed, check_conditions, json_answer, listing, one, page,
+                        page_of, skip_token)
+from .wire.shapes import Shape, read
 
 Document = dict[str, Any]
 Handler = Callable[[Call], Union[Response, Awaitable[Response]]]
-
-_LARGEST_TASK = 1_000_000
 
 
 # Accounts
@@ -39,7 +42,7 @@ def _image(image: Document) -> Document:
 
 def add_pool(call: Call) -> Response:
     pool = read(documents.POOL, versions.pool_from_client(call.version, call.body))
-    call.service.pools.add(pool)
+    pools.add(call.service.store, pool, _allocation(call))
     return changed(call, 201, pool, address(call, 'pools', pool['id']))
 
 
@@ -55,45 +58,50 @@ def patch_pool(call: Call) -> Response:
     pool = _find_pool(call)
     shape = documents.POOL_PATCH if versions.can_patch_machine(call.version) else documents.POOL_PROPERTIES
     changes = read(shape, versions.pool_from_client(call.version, call.body), fill=False)
-    call.service.pools.change(pool, changes)
+    pools.change(call.service.store, pool, changes)
     return changed(call, 200, pool)
 
 
 def update_pool_properties(call: Call) -> Response:
     pool = _find_pool(call)
     changes = read(documents.POOL_PROPERTIES, call.body)
-    call.service.pools.change(pool, changes, removed=tuple(documents.POOL_PROPERTIES))
+    pools.change(call.service.store, pool, changes, removed=tuple(documents.POOL_PROPERTIES))
     return changed(call, 204, pool)
 
 
 def resize_pool(call: Call) -> Response:
     pool = _find_pool(call)
-    call.service.pools.resize(pool, read(documents.POOL_RESIZE, call.body))
+    pools.resize(call.service.store, pool, read(documents.POOL_RESIZE, call.body), _allocation(call))
     return changed(call, 202, pool)
 
 
 def stop_pool_resize(call: Call) -> Response:
     pool = _find_pool(call)
-    call.service.pools.stop_resize(pool)
+    pools.stop_resize(call.service.store, pool)
     return changed(call, 202, pool)
 
 
 def remove_nodes(call: Call) -> Response:
     pool = _find_pool(call)
     body = read(documents.REMOVE_NODES, call.body)
-    call.service.pools.remove_nodes(pool, body['nodeList'], body['nodeDeallocationOption'])
+    pools.remove_nodes(call.service.store, pool, body['nodeList'], body['nodeDeallocationOption'], _allocation(call))
     return changed(call, 202, pool)
 
 
 def delete_pool(call: Call) -> Response:
-    call.service.pools.delete(_find_pool(call))
+    pools.delete(call.service.store, _find_pool(call))
     return Response(status_code=202)
 
 
 def list_node_counts(call: Call) -> Response:
-    counts = [entry for entry in call.service.pools.node_counts()
+    counts = [entry for entry in pools.node_counts(call.service.store)
               if odata.selects_pool(call.query.get('$filter'), entry['poolId'])]
     return page_of(call, 'poolnodecounts', counts, largest=10)
+
+
+def _allocation(call: Call) -> float:
+    """When the nodes of a pool are allocated."""
+    return call.service.now() + call.service.settings.allocation_seconds
 
 
 def _find_pool(call: Call) -> Document:
@@ -127,21 +135,26 @@ def reimage_node(call: Call) -> Response:
 
 def _restart_node(call: Call, state: str, shape: Shape, option: str) -> Response:
     node = call.node()
-    call.service.nodes.restart(call.names['pool'], node, state, read(shape, call.body or {})[option])
+    nodes.restart(call.service.store, node, state, _options(shape, call)[option])
     return changed(call, 202)
 
 
 def disable_node_scheduling(call: Call) -> Response:
     node = call.node()
-    option = read(documents.NODE_DISABLE, call.body or {})['nodeDisableSchedulingOption']
-    call.service.nodes.disable_scheduling(call.names['pool'], node, option)
+    option = _options(documents.NODE_DISABLE, call)['nodeDisableSchedulingOption']
+    nodes.disable_scheduling(call.service.store, node, option)
     return changed(call, 200)
 
 
 def enable_node_scheduling(call: Call) -> Response:
     node = call.node()
-    call.service.nodes.enable_scheduling(call.names['pool'], node)
+    nodes.enable_scheduling(call.service.store, node)
     return changed(call, 200)
+
+
+def _options(shape: Shape, call: Call) -> Document:
+    """What a request asks for whose body may be left out."""
+    return read(shape, {} if call.body is None else call.body)
 
 
 def _node(call: Call, node: Document) -> Document:
@@ -154,7 +167,7 @@ def _node(call: Call, node: Document) -> Document:
 
 def add_job(call: Call) -> Response:
     job = read(documents.JOB, call.body)
-    call.service.jobs.add(job)
+    jobs.add(call.service.store, job)
     return changed(call, 201, job, address(call, 'jobs', job['id']))
 
 
@@ -168,43 +181,44 @@ def get_job(call: Call) -> Response:
 
 def patch_job(call: Call) -> Response:
     job = _find_job(call)
-    call.service.jobs.update(job, read(documents.JOB_PATCH, call.body, fill=False))
+    jobs.update(call.service.store, job, read(documents.JOB_PATCH, call.body, fill=False))
     return changed(call, 200, job)
 
 
 def update_job(call: Call) -> Response:
     job = _find_job(call)
-    call.service.jobs.update(job, read(documents.JOB_UPDATE, call.body), removed=('metadata',))
+    jobs.update(call.service.store, job, read(documents.JOB_UPDATE, call.body), removed=('metadata',))
     return changed(call, 200, job)
 
 
 def disable_job(call: Call) -> Response:
     job = _find_job(call)
-    call.service.jobs.disable(job, read(documents.JOB_DISABLE, call.body)['disableTasks'])
+    jobs.disable(call.service.store, job, read(documents.JOB_DISABLE, call.body)['disableTasks'])
     return changed(call, 202, job)
 
 
 def enable_job(call: Call) -> Response:
     job = _find_job(call)
-    call.service.jobs.enable(job)
+    jobs.enable(call.service.store, job)
     return changed(call, 202, job)
 
 
 def terminate_job(call: Call) -> Response:
     job = _find_job(call)
-    body = read(documents.JOB_TERMINATE, call.body or {})
-    call.service.jobs.terminate(job, body['terminateReason'])
+    body = _options(documents.JOB_TERMINATE, call)
+    jobs.terminate(call.service.store, job, body['terminateReason'])
     return changed(call, 202, job)
 
 
 def delete_job(call: Call) -> Response:
-    call.service.jobs.delete(_find_job(call))
+    jobs.delete(call.service.store, _find_job(call))
     return Response(status_code=202)
 
 
 def get_task_counts(call: Call) -> Response:
     job = call.job()
-    counts = versions.task_counts_to_client(call.version, call.service.tasks.counts(job['id']))
+    counts = versions.task_counts_to_client(call.version, tasks.counts(
+        call.service.store, job['id'], call.service.settings.counts_lag_seconds))
     return json_answer(call, 'taskcountsresult/@Element', counts)
 
 
@@ -235,33 +249,37 @@ def _job(call: Call, job: Document) -> Document:
 
 def add_task(call: Call) -> Response:
     job = call.job()
-    call.service.jobs.refuse_unless_open(job)
-    _refuse_large([call.body], call)
-    task = call.service.tasks.add(job, read(documents.TASK, call.body))
+    jobs.refuse_unless_open(job)
+    if call.size > LARGEST_TASK:
+        raise BatchError('RequestBodyTooLarge')
+    task = tasks.add(call.service.store, job, read(documents.TASK, call.body))
     return changed(call, 201, task, address(call, 'jobs', job['id'], 'tasks', task['id']))
 
 
-def add_task_collection(call: Call) -> Response:
-    job = call.job()
-    call.service.jobs.refuse_unless_open(job)
-    tasks = read(documents.TASK_COLLECTION, call.body)['value']
-    _refuse_large(tasks, call)
-    return json_answer(call, 'taskaddresult', {'value': [_add_one_of_collection(call, job, task) for task in tasks]})
+async def add_task_collection(call: Call) -> Response:
+    bodies = read(documents.TASK_COLLECTION, call.body)['value']
+    results: list[Document] = []
+    # Other requests come in between tasks that are very large.
+    at_once = MOST_TASKS if call.size <= LARGEST else 1
+    for first in range(0, len(bodies) or 1, at_once):
+        with call.service.store.transaction():
+            job = call.job()
+            jobs.refuse_unless_open(job)
+            results += [_add_one_of_collection(call, job, body) for body in bodies[first:first + at_once]]
+        await asyncio.sleep(0)
+    return json_answer(call, 'taskaddresult', {'value': results})
 
 
 def _add_one_of_collection(call: Call, job: Document, body: Any) -> Document:
-    task_id = body.get('id', '') if isinstance(body, dict) else ''
+    task_id = ''
     try:
-        task = call.service.tasks.add(job, read(documents.TASK, body))
+        body = parse(body) if isinstance(body, bytes) else body
+        task_id = body.get('id', '') if isinstance(body, dict) else ''
+        task = tasks.add(call.service.store, job, read(documents.TASK, body))
     except BatchError as error:
         return {'taskId': str(task_id), 'status': 'clienterror', 'error': error.document()}
     return {'taskId': task['id'], 'status': 'success', 'eTag': task['eTag'], 'lastModified': task['lastModified'],
             'location': address(call, 'jobs', job['id'], 'tasks', task['id'])}
-
-
-def _refuse_large(tasks: list[Any], call: Call) -> None:
-    if call.size > _LARGEST_TASK and any(len(json.dumps(task)) > _LARGEST_TASK for task in tasks):
-        raise BatchError('RequestBodyTooLarge')
 
 
 def list_tasks(call: Call) -> Response:
@@ -275,26 +293,39 @@ def get_task(call: Call) -> Response:
 
 def update_task(call: Call) -> Response:
     job_id, task = _find_task(call)
-    call.service.tasks.update(job_id, task, read(documents.TASK_UPDATE, call.body)['constraints'])
+    tasks.update(call.service.store, job_id, task, read(documents.TASK_UPDATE, call.body)['constraints'])
     return changed(call, 200, task)
 
 
 def reactivate_task(call: Call) -> Response:
     job_id, task = _find_task(call)
-    call.service.tasks.reactivate(job_id, task)
+    tasks.reactivate(call.service.store, job_id, task)
     return Response(status_code=204)
 
 
 async def terminate_task(call: Call) -> Response:
-    job_id, task = _find_task(call)
-    await call.service.tasks.terminate(job_id, task)
+    store = call.service.store
+    with store.transaction():
+        job_id, task = _find_task(call)
+        tasks.terminate(store, job_id, task)
+    # The answer promises that its processes are gone.
+    await call.service.until(lambda: not _is_on_node(call, job_id, task))
     return changed(call, 204, task)
 
 
 async def delete_task(call: Call) -> Response:
-    job_id, task = _find_task(call)
-    await call.service.tasks.delete(job_id, task)
+    store = call.service.store
+    with store.transaction():
+        job_id, task = _find_task(call)
+        tasks.end(store, job_id, task, 'forget')
+    await call.service.until(lambda: not _is_on_node(call, job_id, task))
+    call.service.remove_files_of(job_id, task)
     return Response(status_code=200)
+
+
+def _is_on_node(call: Call, job_id: str, task: Document) -> bool:
+    found = call.service.store.find('task', job_id, task['id'])
+    return found is not None and found['creationTime'] == task['creationTime'] and found['state'] in tasks.ON_NODE
 
 
 def _find_task(call: Call) -> tuple[str, Document]:
@@ -326,37 +357,55 @@ class _Files:
     url: str
 
     def address(self, name: str) -> str:
-        return f'{self.url}/{quote(name.lstrip("/"))}'
+        return f'{self.url}/{quote(os.fsencode(name.lstrip("/")))}'
 
 
 def _files(call: Call) -> _Files:
     if 'node' in call.names:
         node = call.node()
-        worker = call.service.nodes.worker(node['id'])
-        return _Files(worker.node.root, address(call, 'pools', worker.pool_id, 'nodes', node['id'], 'files'))
+        root = call.service.node_root(node['id'])
+        if root is None:
+            raise BatchError('NodeNotReady')
+        return _Files(root, address(call, 'pools', node['_pool'], 'nodes', node['id'], 'files'))
     job_id, task = call.job()['id'], call.task()
-    base = call.service.tasks.directory(job_id, task)
+    base = _directory_of_task(call, job_id, task)
     return _Files(base, address(call, 'jobs', job_id, 'tasks', task['id'], 'files'))
 
 
-def list_files(call: Call) -> Response:
+def _directory_of_task(call: Call, job_id: str, task: Document) -> Path:
+    if 'nodeInfo' not in task:
+        raise BatchError('OperationInvalidForCurrentState',
+                         Reason=f'The state of the task is {task["state"]}, and it has not run on a node')
+    directory = call.service.task_directory(task['nodeInfo']['nodeId'], job_id, task['id'])
+    if directory is None:
+        raise BatchError('TaskFilesUnavailable')
+    if not os.path.isdir(directory):
+        raise BatchError('TaskFilesCleanedup')
+    return directory
+
+
+async def list_files(call: Call) -> Response:
     where = _files(call)
-    prefix = odata.name_prefix(call.query.get('$filter'))
-    return page_of(call, 'files', files.listing(where.base, where.url, _is_true(call, 'recursive'), prefix))
+    found, last = await asyncio.to_thread(
+        files.listing, where.base, where.url, recursive=_is_true(call, 'recursive'),
+        prefix=odata.name_prefix(call.query.get('$filter')), after=skip_token(call),
+        most=call.number('maxresults', LARGEST_PAGE, 1, LARGEST_PAGE))
+    return listing(call, 'files', found, last)
 
 
-def get_file(call: Call) -> Response:
+async def get_file(call: Call) -> Response:
     where, name = _files(call), call.names['path']
-    return files.content(files.find(where.base, name), where.address(name), call.headers.get('ocp-range'))
+    return await asyncio.to_thread(files.content, where.base, name, where.address(name), call.headers.get('ocp-range'))
 
 
-def get_file_properties(call: Call) -> Response:
+async def get_file_properties(call: Call) -> Response:
     where, name = _files(call), call.names['path']
-    return files.properties(files.find(where.base, name), where.address(name))
+    return await asyncio.to_thread(files.properties, where.base, name, where.address(name))
 
 
-def delete_file(call: Call) -> Response:
-    files.delete(files.find(_files(call).base, call.names['path']), _is_true(call, 'recursive'))
+async def delete_file(call: Call) -> Response:
+    await asyncio.to_thread(files.delete, _files(call).base, call.names['path'], _is_true(call, 'recursive'),
+                            call.service.throw_away)
     return Response(status_code=200)
 
 
@@ -365,6 +414,22 @@ def _is_true(call: Call, parameter: str) -> bool:
 
 
 # What there is none of, and what is refused
+
+def get_pool_statistics(call: Call) -> Response:
+    return json_answer(call, 'poolstats/@Element', _statistics(call))
+
+
+def get_job_statistics(call: Call) -> Response:
+    return json_answer(call, 'jobstats/@Element', {
+        **_statistics(call), **dict.fromkeys(('userCPUTime', 'kernelCPUTime', 'wallClockTime', 'waitTime'), 'PT0S'),
+        **dict.fromkeys(('readIOps', 'writeIOps', 'numSucceededTasks', 'numFailedTasks', 'numTaskRetries'), '0'),
+        **dict.fromkeys(('readIOGiB', 'writeIOGiB'), 0.0)})
+
+
+def _statistics(call: Call) -> Document:
+    moment = now()
+    return {'url': call.base + call.path, 'startTime': moment, 'lastUpdateTime': moment}
+
 
 @dataclass(frozen=True)
 class NoneOf:
@@ -403,11 +468,15 @@ class Route:
 
     Attributes:
         path: ``{name}`` stands for one segment, ``{name*}`` for all that follow.
+        largest_body: In bytes.
+        until: The last version of the API that has it.
     """
 
     method: str
     path: str
     handler: Handler
+    largest_body: int = LARGEST
+    until: str = versions.SUPPORTED[-1]
 
 
 ROUTES = (
@@ -445,7 +514,7 @@ ROUTES = (
     Route('GET', '/jobs/{job}/jobpreparationandreleasetaskstatus', list_preparation_and_release_status),
     Route('GET', '/jobs/{job}/taskcounts', get_task_counts),
     Route('POST', '/jobs/{job}/tasks', add_task),
-    Route('POST', '/jobs/{job}/addtaskcollection', add_task_collection),
+    Route('POST', '/jobs/{job}/addtaskcollection', add_task_collection, LARGEST_COLLECTION),
     Route('GET', '/jobs/{job}/tasks', list_tasks),
     Route('GET', '/jobs/{job}/tasks/{task}', get_task),
     Route('PUT', '/jobs/{job}/tasks/{task}', update_task),
@@ -465,6 +534,8 @@ ROUTES = (
     Route('DELETE', '/certificates({certificate})', Missing('CertificateNotFound')),
     Route('POST', '/certificates({certificate})/canceldelete', Missing('CertificateNotFound')),
     Route('GET', '/poolusagemetrics', NoneOf('poolusagemetrics')),
+    Route('GET', '/lifetimepoolstats', get_pool_statistics, until=versions.WITH_LIFETIME_STATISTICS),
+    Route('GET', '/lifetimejobstats', get_job_statistics, until=versions.WITH_LIFETIME_STATISTICS),
     Route('POST', '/pools/{pool}/enableautoscale', Refused('autoscale formulas')),
     Route('POST', '/pools/{pool}/disableautoscale', Refused('autoscale formulas')),
     Route('POST', '/pools/{pool}/evaluateautoscale', Refused('autoscale formulas')),

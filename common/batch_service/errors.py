@@ -19,7 +19,9 @@ _CATALOGUE: dict[str, tuple[int, str]] = {
     'InternalError': (500, 'Server encountered an internal error. Please try again after some time.'),
     'InvalidAuthenticationInfo': (400, 'Authentication information is not given in the correct format. '
                                        'Check the value of the Authorization header.'),
+    'IOError': (403, 'The specified file cannot be read or removed on its node.'),
     'InvalidHeaderValue': (400, 'The value for one of the HTTP headers is not in the correct format.'),
+    'InvalidHttpVerb': (400, 'The HTTP verb specified was not recognized by the server.'),
     'InvalidPropertyValue': (400, 'The value provided for one of the properties in the request body is invalid.'),
     'InvalidQueryParameterValue': (400, 'Value for one of the query parameters specified in the request URI is '
                                         'invalid.'),
@@ -75,6 +77,7 @@ _CATALOGUE: dict[str, tuple[int, str]] = {
     'UnsupportedQueryParameter': (400, 'One of the query parameters specified in the request URI is not supported.'),
     'UnsupportedRequestVersion': (400, 'The version of the request is not supported.'),
 }
+_LONGEST_VALUE = 4096
 
 
 class BatchError(Exception):
@@ -97,7 +100,8 @@ class BatchError(Exception):
         """The error as an add-task result carries it; a whole answer adds the metadata link."""
         document: dict[str, Any] = {'code': self.code, 'message': {'lang': 'en-US', 'value': self.message}}
         if self.values:
-            document['values'] = [{'key': key, 'value': str(value)} for key, value in self.values.items()]
+            document['values'] = [{'key': key, 'value': str(value)[:_LONGEST_VALUE]}
+                                  for key, value in self.values.items()]
         return document
 
 

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import random
 import time
 import uuid
 from email.utils import formatdate
-from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from . import versions
 from .api import ROUTES, Route
-from .auth import SharedKey
 from .errors import BatchError
-from .service import BatchService
 from .values import now
-from .wire import Call, json_answer, parse_query
+from .wire import versions
+from .wire.auth import SharedKey
+from .wire.body import body_of
+from .wire.call import Call, Service, json_answer, parse_query
 
 _LOG = logging.getLogger(__name__)
 
 _PARAMETERS = {'api-version', 'timeout', 'maxresults', '$filter', '$select', '$expand', '$skiptoken', 'recursive',
                'force', 'starttime', 'endtime'}
-_LARGEST_BODY = 128 * 1024 * 1024
+_PORTS = {'http': 80, 'https': 443}
+_VERBS = ('GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT')
 _ERROR_FRAGMENT = 'Microsoft.Azure.Batch.Protocol.Entities.Container.errors/@Element'
 
 
@@ -40,9 +39,10 @@ class Server:
         shared_key: Who may speak.
     """
 
-    def __init__(self, service: BatchService, shared_key: SharedKey) -> None:
+    def __init__(self, service: Service, shared_key: SharedKey) -> None:
         self._service = service
         self._shared_key = shared_key
+        self._hosts = _hosts(service.url)
         self._routes = [(route, tuple(route.path.strip('/').split('/'))) for route in ROUTES]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,22 +69,31 @@ class Server:
         scope = request.scope
         raw_path = (scope.get('raw_path') or scope['path'].encode()).decode('latin-1')
         headers = {name.decode('latin-1').lower(): value.decode('latin-1') for name, value in scope['headers']}
-        base = f'{scope["scheme"]}://{headers["host"]}' if headers.get('host') else self._service.url
+        host = headers.get('host', '').lower()
+        base = f'{scope["scheme"]}://{host}' if host in self._hosts else self._service.url
         return Call(self._service, request.method, raw_path.partition('?')[0],
                     parse_query(scope['query_string'].decode('latin-1')), headers, base)
 
     async def _answer(self, call: Call, request: Request) -> Response:
+        self._check_host(call)
         self._shared_key.check(call.method, call.path, request.scope['query_string'].decode('latin-1'), call.headers)
         self._be_busy()
         call.version = versions.check(call.query.get('api-version'))
         _check_parameters(call)
         route = self._route(call)
-        call.body, call.size = await _body(request)
+        call.body, call.size = await body_of(request, call.headers, route.largest_body)
         _check_content_type(call)
         if inspect.iscoroutinefunction(route.handler):
             return await route.handler(call)
         with self._service.store.transaction():
             return route.handler(call)
+
+    def _check_host(self, call: Call) -> None:
+        """Refuses what a page of another site sends to a name of its own that leads to this machine."""
+        host = call.headers.get('host', '')
+        if host.lower() not in self._hosts:
+            raise BatchError('InvalidHeaderValue', HeaderName='Host', HeaderValue=host,
+                             Reason=f'Expected one of: {", ".join(self._hosts)}')
 
     def _be_busy(self) -> None:
         """Refuses a share of the requests, as a service under load does."""
@@ -95,9 +104,11 @@ class Server:
         """The route of a request; what its path names is kept on the call."""
         segments = call.path.strip('/').split('/')
         known_path = False
+        if call.method not in _VERBS:
+            raise BatchError('InvalidHttpVerb')
         for route, pattern in self._routes:
             names = _match(pattern, segments)
-            if names is not None:
+            if names is not None and call.version <= route.until:
                 known_path = True
                 if route.method == call.method:
                     call.names = names
@@ -112,6 +123,13 @@ class Server:
         response.headers['X-Content-Type-Options'] = 'nosniff'
         if call.headers.get('return-client-request-id', '').lower() == 'true' and 'client-request-id' in call.headers:
             response.headers['client-request-id'] = call.headers['client-request-id']
+
+
+def _hosts(url: str) -> tuple[str, ...]:
+    """What the Host header may say: this machine by number or name, the port left out where it is the scheme's own."""
+    address = urlsplit(url)
+    hosts = tuple(f'{host}:{address.port}' for host in (address.hostname, 'localhost'))
+    return hosts + (hosts[0].rpartition(':')[0], 'localhost') if address.port == _PORTS[address.scheme] else hosts
 
 
 def _check_parameters(call: Call) -> None:
@@ -130,7 +148,8 @@ def _match(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | No
     names: dict[str, str] = {}
     for index, part in enumerate(pattern):
         if part.endswith('*}'):
-            names[part[1:-2]] = unquote('/'.join(segments[index:]))
+            # Names of files are bytes, whatever they are.
+            names[part[1:-2]] = unquote('/'.join(segments[index:]), errors='surrogateescape')
             return names if names[part[1:-2]].strip('/') else None
         if index >= len(segments):
             return None
@@ -143,22 +162,6 @@ def _match(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | No
             return None
         names[name] = unquote(segment[len(before):len(segment) - len(after)])
     return names if len(pattern) == len(segments) else None
-
-
-async def _body(request: Request) -> tuple[Any, int]:
-    """The parsed body, None if it is empty, and its size."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > _LARGEST_BODY:
-            raise BatchError('RequestBodyTooLarge')
-        parts.append(part)
-    if not size:
-        return None, 0
-    try:
-        return json.loads(b''.join(parts)), size
-    except (ValueError, RecursionError) as error:
-        raise BatchError('InvalidRequestBody', Reason=str(error)) from error
 
 
 def _refusal(call: Call, error: BatchError, request_id: str) -> Response:

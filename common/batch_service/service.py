@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Coroutine, TypeVar
+from typing import Any, Callable
 
 import certifi
 
-from .images import supported_images
-from .jobs import Jobs
-from .nodes import Nodes
-from .pools import Pools
-from .reaper import Reaper
-from .scheduler import Scheduler
+from .life.images import supported_images
+from .run.engine import Engine
+from .run.node import Node
+from .run.reaper import Reaper, end_processes_below
+from .run.transfers import Transfers
+from .run.trash import Trash
+from .run.workers import Workers
 from .settings import Settings
 from .store import Store
-from .tasks import Tasks
-from .transfers import Transfers
+from .values import clock
 
 _LOG = logging.getLogger(__name__)
-_Result = TypeVar('_Result')
 
 
 class BatchService:
@@ -34,64 +34,99 @@ class BatchService:
     Args:
         workspace: Where its database and its nodes are; made if it is missing.
         account_name: The Batch account that it plays.
+        url: The address that clients and tasks reach the service by.
         settings: Which troubles of the cloud it imitates.
         certificate: A PEM file that nodes trust, for storage on this machine that speaks https.
+
+    Raises:
+        StoreError: The database cannot be used.
+        OSError: The workspace cannot be used, or another service uses it.
     """
 
-    def __init__(self, workspace: Path, account_name: str, settings: Settings = Settings(),
+    def __init__(self, workspace: Path, account_name: str, url: str, settings: Settings = Settings(),
                  certificate: Path | None = None) -> None:
-        self.account_name = account_name
-        self.settings = settings
-        self.url = ''
-        workspace.mkdir(parents=True, exist_ok=True)
-        self.workspace = workspace = workspace.resolve()
-        self.programs = _make_programs(workspace / 'bin')
-        self.trust = _make_trust(workspace / 'trusted.pem', certificate) if certificate else {}
-        self.store = Store(workspace / 'batch.db')
-        self.transfers = Transfers(certificate)
-        self.reaper = Reaper(workspace / 'nodes')
-        self.scheduler = Scheduler(self)
-        self.pools = Pools(self)
-        self.nodes = Nodes(self)
-        self.jobs = Jobs(self)
-        self.tasks = Tasks(self)
-        self._background: set[asyncio.Task[Any]] = set()
-
-    def start(self, url: str) -> None:
-        """Takes up what an earlier run of the service left; to be called on the event loop.
-
-        Args:
-            url: The address that clients and tasks reach the service by.
-        """
         self.url = url
+        self.settings = settings
+        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        workspace = workspace.resolve()
+        self._lock = _lock(workspace / 'service.lock')
+        node_directories = workspace / 'nodes'
+        node_directories.mkdir(mode=0o700, exist_ok=True)
+        programs = _make_programs(workspace / 'bin')
+        trust = _make_trust(workspace / 'trusted.pem', certificate) if certificate else {}
+        self.store = Store(workspace / 'batch.db', lambda: self._engine.tell())
+        transfers = Transfers(certificate)
+        # A service and its reaper that were killed together leave processes behind.
+        end_processes_below(node_directories)
+        self._reaper = Reaper(node_directories)
+        self._trash = Trash(workspace / 'trash')
+        self._workers = Workers(
+            lambda root, environment: Node(root, programs, environment, transfers, self._reaper, self._trash),
+            node_directories,
+            {**trust, 'AZ_BATCH_ACCOUNT_NAME': account_name, 'AZ_BATCH_ACCOUNT_URL': f'{url}/'})
+        self._engine = Engine(self.store, settings, self._workers, self._trash)
+        self._work: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Takes up what an earlier run of the service left; to be called on the event loop."""
         with self.store.transaction():
-            self.store.remove('image', '')
+            self.store.remove_some('image', '', 1_000)
             for image in supported_images():
                 self.store.add('image', '', image['id'], image)
-            self.tasks.resume()
-            self.jobs.resume()
-            self.pools.resume()
+        self._engine.resume()
+        self._work = asyncio.get_running_loop().create_task(self._engine.run())
+        self._work.add_done_callback(_log_failure)
 
     async def stop(self) -> None:
         """Ends every process of every node; what was running is run again after the next start."""
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        self.reaper.close()
-        self.transfers.close()
+        if self._work:
+            self._work.cancel()
+        await self._engine.stop()
+        self._reaper.close()
         self.store.close()
+        os.close(self._lock)
 
-    def spawn(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
-        """Starts work that outlives the request it came from, and reports its failure to the log."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._finished)
-        return task
+    def now(self) -> float:
+        """The moment, in seconds since 1970, by a clock that nobody sets."""
+        return clock()
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and task.exception():
-            _LOG.error('The service failed at %s', task.get_coro(), exc_info=task.exception())
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Returns when a condition on the documents holds."""
+        await self._engine.until(holds)
+
+    def node_root(self, node_id: str) -> Path | None:
+        """Where the files of a node are; None while it is not up."""
+        worker = self._workers.find(node_id)
+        return worker.node.root if worker else None
+
+    def task_directory(self, node_id: str, job_id: str, task_id: str) -> Path | None:
+        """Where the files of a task are, or were; None when its node is not up."""
+        worker = self._workers.find(node_id)
+        return worker.node.task_directory(job_id, task_id) if worker else None
+
+    def remove_files_of(self, job_id: str, task: dict[str, Any]) -> None:
+        """Removes the files of a task."""
+        self._engine.remove_files_of(job_id, task)
+
+    def throw_away(self, path: Path) -> None:
+        """Removes a file, or a directory of any size and any modes; from any thread. Raises OSError."""
+        self._trash.throw(path)
+
+
+def _log_failure(work: asyncio.Task[None]) -> None:
+    if not work.cancelled() and work.exception():
+        _LOG.critical('The engine has ended', exc_info=work.exception())
+
+
+def _lock(path: Path) -> int:
+    """Returns the descriptor of a lock that ends with this process."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OSError(f'another service uses {path.parent}: wait for its end, or use another workspace') from None
+    return descriptor
 
 
 def _make_trust(bundle: Path, certificate: Path) -> dict[str, str]:

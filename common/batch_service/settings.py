@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,12 +77,3 @@ def _refusal(kind: type, most: int, value: Any) -> str | None:
     if isinstance(value, (kind, int)) and 0 <= value <= most:
         return None
     return f'{value!r} is not a {"whole " if kind is int else ""}number from 0 to {most}'
-
-
-async def slow(seconds: float, stop: asyncio.Event) -> bool:
-    """Takes so long, or until it is stopped; says whether it was."""
-    if seconds:
-        waiting = asyncio.ensure_future(stop.wait())
-        await asyncio.wait([waiting], timeout=seconds)
-        waiting.cancel()
-    return stop.is_set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 
 import isodate
 
@@ -17,11 +17,27 @@ INFINITE = 'P10675199DT2H48M5.4775807S'
 _DAYS_OF_YEAR, _DAYS_OF_MONTH = 365, 30
 _INFINITE_DAYS = 10_675_199
 _TICKS_AT_EPOCH = 621_355_968_000_000_000
+_LONGEST_DURATION = 100
+_LAST_SECOND = 253_402_300_799
+
+# It goes on while the machine sleeps, where there is such a clock.
+_STEADY = getattr(time, 'CLOCK_BOOTTIME', time.CLOCK_MONOTONIC)
+_WALL_BEFORE, _STEADY_BEFORE = time.time(), time.clock_gettime(_STEADY)
+
+
+def clock() -> float:
+    """This moment in seconds since 1970, by a clock that nobody sets while the service runs."""
+    return _WALL_BEFORE + time.clock_gettime(_STEADY) - _STEADY_BEFORE
 
 
 def now() -> str:
-    """This moment in UTC, as in ``2026-01-31T08:00:00.25Z``."""
-    return timestamp(datetime.now(timezone.utc))
+    """This moment in UTC by ``clock()``, as in ``2026-01-31T08:00:00.25Z``: no later one is before it."""
+    return timestamp_of(clock())
+
+
+def timestamp_of(seconds: float) -> str:
+    """Seconds since 1970 as a timestamp; what no timestamp can say becomes the next one that can."""
+    return timestamp(datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), timezone.utc))
 
 
 def timestamp(moment: datetime) -> str:
@@ -45,6 +61,19 @@ def http_date(text: str) -> str:
     return format_datetime(moment(text).astimezone(timezone.utc), usegmt=True)
 
 
+def moment_of_header(text: str) -> datetime:
+    """The aware datetime of a date in an HTTP header; without a zone it is in UTC.
+
+    Raises:
+        ValueError: The text is none.
+    """
+    try:
+        parsed = parsedate_to_datetime(text)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+    except (TypeError, IndexError, OverflowError) as error:
+        raise ValueError(f'{text!r} is no date') from error
+
+
 def duration(text: str) -> timedelta | None:
     """The length of an ISO 8601 duration, None for no limit; years are 365 days, months 30.
 
@@ -53,6 +82,8 @@ def duration(text: str) -> timedelta | None:
     Raises:
         ValueError: The text is none.
     """
+    if isinstance(text, str) and len(text) > _LONGEST_DURATION:
+        raise ValueError('The text is too long for an ISO 8601 duration')
     try:
         parsed = isodate.parse_duration(text)
         if isinstance(parsed, isodate.Duration):

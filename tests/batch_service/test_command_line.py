@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,9 +15,9 @@ import pytest
 from .workbench import PROJECT, ServiceProcess
 
 
-def run(*options: str) -> subprocess.CompletedProcess[str]:
+def run(*options: str, **how: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, '-m', 'common.batch_service', *options], cwd=PROJECT, timeout=20,
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, **how)
 
 
 @pytest.fixture
@@ -51,6 +54,37 @@ def test_key_that_is_not_base64_is_refused_without_showing_it(tmp_path, key_file
     assert result.returncode == 1
     assert result.stderr.count('\n') == 1
     assert 'not-a-key' not in result.stderr
+
+
+@pytest.mark.parametrize(('make', 'reason'), [
+    (lambda file: file.write_bytes(b'nothing that SQLite reads' * 100), 'file is not a database'),
+    (lambda file: sqlite3.connect(file).execute('CREATE TABLE theirs (a)').connection.close(), 'another version'),
+    (lambda file: file.mkdir(), 'Is a directory')])
+def test_database_that_cannot_be_used_is_named_in_one_line(tmp_path, key_file, make, reason) -> None:
+    (tmp_path / 'batch').mkdir()
+    make(tmp_path / 'batch' / 'batch.db')
+    result = run('--workspace', str(tmp_path), '--account', 'a', '--key-file', str(key_file))
+    assert result.returncode == 1
+    assert result.stderr.startswith('The Batch service cannot start: the database ')
+    assert result.stderr.count('\n') == 1
+    assert str(tmp_path / 'batch' / 'batch.db') in result.stderr and reason in result.stderr
+
+
+def test_workspace_that_cannot_be_written_to_is_named_in_one_line(key_file) -> None:
+    # Not even root makes a directory there.
+    result = run('--workspace', '/sys/nowhere', '--account', 'a', '--key-file', str(key_file))
+    assert result.returncode == 1
+    assert result.stderr.count('\n') == 1
+    assert '/sys/nowhere' in result.stderr
+
+
+@pytest.mark.parametrize('size', [0, 2_000, 20_000, 50_000])
+def test_full_disk_is_named_in_one_line(tmp_path, key_file, size) -> None:
+    result = run('--workspace', str(tmp_path), '--account', 'a', '--key-file', str(key_file),
+                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    assert result.returncode == 1
+    assert result.stderr.count('\n') == 1, result.stderr
+    assert result.stderr.startswith('The Batch service cannot ')
 
 
 def test_log_has_a_line_for_each_request_and_no_secret(tmp_path) -> None:

@@ -53,6 +53,34 @@ def test_unknown_pool_is_not_found(batch) -> None:
     assert batch.pool.exists('no-such-pool') is False
 
 
+@pytest.mark.parametrize('size', [
+    'huge', 'standard', 'standard_', 'Standard_D0', 'standard_d' + '9' * 5000, 'standard_d٢s_v5', 'standard_d2s_v5 '])
+def test_size_that_no_machine_has_is_refused(send, empty_bench, size) -> None:
+    empty_bench.add_pool(nodes=0)
+    answer = send('PATCH', f'/pools/{empty_bench.pool_id}?api-version=2025-06-01', json={'vmSize': size})
+    assert (answer.status_code, answer.json()['code']) == (400, 'InvalidPropertyValue')
+
+
+@pytest.mark.parametrize('size', [
+    'Standard_A1_v2', 'STANDARD_D2S_V5', 'Standard_NC24ads_A100_v4', 'Standard_HB120-16rs_v3', 'basic_a1',
+    'Standard_ND96isr_H100_v5', 'Standard_M416-208s_v2'])
+def test_size_that_a_machine_has_is_taken(send, empty_bench, size) -> None:
+    empty_bench.add_pool(nodes=0, slots=1)
+    answer = send('PATCH', f'/pools/{empty_bench.pool_id}?api-version=2025-06-01', json={'vmSize': size})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(('publisher', 'offer', 'sku', 'agent'), [
+    ('microsoft-dsvm', 'ubuntu-hpc', '2204', 'batch.node.ubuntu 22.04'),
+    ('microsoft-dsvm', 'ubuntu-hpc', '2404-arm64', 'batch.node.ubuntu 24.04-arm64'),
+    ('redhat', 'rhel', '95-gen2', 'batch.node.el 9'), ('resf', 'rockylinux-aarch64', '9-lvm', 'batch.node.el 9-arm64')])
+def test_image_is_offered(batch, publisher, offer, sku, agent) -> None:
+    [image] = [image for image in batch.account.list_supported_images()
+               if (image.image_reference.publisher, image.image_reference.offer, image.image_reference.sku)
+               == (publisher, offer, sku)]
+    assert image.node_agent_sku_id == agent
+
+
 def test_image_with_another_node_agent_is_refused(empty_bench) -> None:
     with pytest.raises(models.BatchErrorException) as error:
         empty_bench.client.pool.add(models.PoolAddParameter(

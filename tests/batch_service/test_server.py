@@ -3,7 +3,7 @@ from __future__ import annotations
 import http.client
 import json
 from email.utils import formatdate
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 import requests
@@ -46,6 +46,16 @@ def test_request_without_a_signature_does_nothing(shared_service, batch) -> None
     ('GET', '/pools?api-version=1999-01-01.1.0', 400, 'UnsupportedRequestVersion'),
     ('GET', f'/nowhere?api-version={VERSION}', 400, 'InvalidUri'),
     ('PUT', f'/pools?api-version={VERSION}', 405, 'UnsupportedHttpVerb'),
+    ('FOO', f'/pools?api-version={VERSION}', 400, 'InvalidHttpVerb'),
+    ('FOO', f'/nowhere?api-version={VERSION}', 400, 'InvalidHttpVerb'),
+    ('OPTIONS', f'/pools?api-version={VERSION}', 405, 'UnsupportedHttpVerb'),
+    ('GET', f'/lifetimepoolstats?api-version={VERSION}', 400, 'InvalidUri'),
+    *(('GET', f'/{path}?maxresults={number}&api-version={VERSION}', 400, code) for path in ('pools', 'applications')
+      for number, code in ((quote('\u0661'), 'InvalidQueryParameterValue'), ('1_0', 'InvalidQueryParameterValue'),
+                           ('-' + '9' * 5000, 'InvalidQueryParameterValue'), ('%201', 'InvalidQueryParameterValue'),
+                           ('9' * 5000, 'OutOfRangeQueryParameterValue'))),
+    *(('GET', f'/{path}?$skiptoken={token}&api-version={VERSION}', 400, 'InvalidQueryParameterValue')
+      for path in ('pools', 'applications') for token in ('*', 'a', '_w', 'wrI', '%C3%A4', 'YQ==x')),
     ('GET', f'/pools?maxresults=0&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
     ('GET', f'/pools?maxresults=1001&api-version={VERSION}', 400, 'OutOfRangeQueryParameterValue'),
     ('GET', f'/pools?$filter=nonsense&api-version={VERSION}', 400, 'InvalidQueryParameterValue'),
@@ -55,6 +65,61 @@ def test_request_without_a_signature_does_nothing(shared_service, batch) -> None
 def test_request_that_means_nothing_is_refused(send, method, path, status, code) -> None:
     answer = send(method, path)
     assert (answer.status_code, answer.json()['code']) == (status, code)
+
+
+@pytest.mark.parametrize('path', ['pools', 'jobs'])
+def test_statistics_of_a_lifetime_are_there_as_long_as_the_versions_have_them(send, path) -> None:
+    statistics = send('GET', f'/lifetime{path[:-1]}stats?api-version=2022-10-01.16.0').json()
+    assert {'url', 'startTime', 'lastUpdateTime'} <= statistics.keys()
+    assert path == 'pools' or statistics['numSucceededTasks'] == '0'
+
+
+@pytest.mark.parametrize('name', ['127.0.0.1', 'localhost', 'LOCALHOST'])
+def test_links_lead_to_the_name_that_the_client_used(send, bench, shared_service, name) -> None:
+    host = f'{name}:{urlsplit(shared_service.url).port}'
+    answer = send('GET', f'/pools/{bench.pool_id}?api-version={VERSION}', headers={'Host': host})
+    assert answer.json()['url'] == f'http://{host.lower()}/pools/{bench.pool_id}'
+
+
+@pytest.mark.parametrize('host', ['evil.example', '127.0.0.1', '127.0.0.1:1', 'localhost.evil.example:{port}', '{port}',
+                                  'evil.example:{port}', '127.0.0.1:{port}x', ''])
+def test_other_host_is_refused_before_anything_else(shared_service, host) -> None:
+    host = host.replace('{port}', str(urlsplit(shared_service.url).port))
+    answer = requests.get(f'{shared_service.url}/pools', headers={'Host': host}, timeout=10, proxies={'http': ''})
+    assert (answer.status_code, answer.json()['code']) == (400, 'InvalidHeaderValue')
+    assert answer.json()['odata.metadata'].startswith(shared_service.url)
+
+
+@pytest.mark.parametrize('name', ['If-Modified-Since', 'If-Unmodified-Since'])
+@pytest.mark.parametrize('date', [
+    'Sat, 31 Jan 2026 08:00:00', 'Sat, 31 Jan 2026 08:00:00 -0000', 'Sat, 31 Jan 0000 08:00:00 GMT',
+    'Sat, 31 Jan 10000 08:00:00 GMT', 'Sat, 31 Jan ' + '9' * 5000 + ' 08:00:00 GMT', 'x', '',
+    'Fri, 31 Dec 9999 23:59:59 -2359'])
+def test_any_date_is_compared_or_refused(send, bench, name, date) -> None:
+    answer = send('GET', f'/pools/{bench.pool_id}?api-version={VERSION}', headers={name: date})
+    assert answer.status_code in (200, 304) or answer.json()['code'] in ('InvalidHeaderValue', 'ConditionNotMet')
+    assert answer.status_code < 500
+
+
+@pytest.mark.parametrize('body', ['0', 'false', '[]', '""', '"x"', '[{}]'])
+@pytest.mark.parametrize('path', ['jobs/{job}/terminate', 'pools/{pool}/nodes/{node}/reboot'])
+def test_body_that_may_be_left_out_is_an_object_all_the_same(send, bench, path, body) -> None:
+    [node] = bench.wait_for_nodes('idle')
+    path = path.format(job=bench.job_id, pool=bench.pool_id, node=node.id)
+    answer = send('POST', f'/{path}?api-version={VERSION}', data=body)
+    assert (answer.status_code, answer.json()['code']) == (400, 'InvalidRequestBody')
+
+
+def test_asterisk_selects_everything(send, bench) -> None:
+    whole = send('GET', f'/jobs/{bench.job_id}?api-version={VERSION}').json()
+    assert send('GET', f'/jobs/{bench.job_id}?$select=*&api-version={VERSION}').json() == whole
+    assert send('GET', f'/jobs?$select=*&api-version={VERSION}').json()['value'][0].keys() == whole.keys() - {
+        'odata.metadata'}
+
+
+def test_what_an_error_repeats_is_bounded(send) -> None:
+    answer = send('POST', f'/pools?api-version={VERSION}', json={'id': 'x' * 1_000_000})
+    assert answer.status_code == 400 and len(answer.content) < 10_000
 
 
 def test_body_of_another_type_is_refused(send) -> None:

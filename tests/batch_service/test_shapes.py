@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.batch_service import documents
+from common.batch_service.wire import documents
 from common.batch_service.errors import BatchError
-from common.batch_service.shapes import read
+from common.batch_service.wire.shapes import read
 
 POOL = {'id': 'p', 'vmSize': 'standard_d2s_v5', 'virtualMachineConfiguration': {
     'imageReference': {'publisher': 'a', 'offer': 'b', 'sku': 'c'}, 'nodeAgentSKUId': 'd'}}
@@ -63,6 +63,47 @@ def test_what_is_wrong_is_named(shape, document, code: str, name: str) -> None:
     with pytest.raises(BatchError) as error:
         read(shape, document)
     assert (error.value.code, error.value.values['PropertyName']) == (code, name)
+
+
+@pytest.mark.parametrize(('shape', 'document', 'name', 'value'), [
+    (documents.POOL, POOL, 'networkConfiguration', {'dynamicVNetAssignmentScope': 'none'}),
+    (documents.POOL, POOL, 'networkConfiguration', {
+        'subnetId': '', 'publicIPAddressConfiguration': {'provision': 'batchManaged', 'ipAddressIds': []}}),
+    (documents.POOL, POOL, 'mountConfiguration', []), (documents.POOL, POOL, 'userAccounts', {}),
+    (documents.POOL, POOL, 'autoScaleFormula', ''), (documents.JOB, JOB, 'allowTaskPreemption', False),
+    (documents.TASK, TASK, 'authenticationTokenSettings', {'access': []}),
+    (documents.TASK, TASK, 'containerSettings', None)])
+def test_what_changes_nothing_is_no_reason_to_refuse(shape, document, name: str, value: object) -> None:
+    assert read(shape, {**document, name: value}) == read(shape, document)
+
+
+@pytest.mark.parametrize(('shape', 'document', 'name', 'value'), [
+    (documents.POOL, POOL, 'networkConfiguration', {'dynamicVNetAssignmentScope': 'job'}),
+    (documents.POOL, POOL, 'networkConfiguration', {'subnetId': 'x'}),
+    (documents.POOL, POOL, 'enableAutoScale', 0), (documents.POOL, POOL, 'enableAutoScale', 'true'),
+    (documents.TASK, TASK, 'authenticationTokenSettings', {'access': ['job']})])
+def test_what_would_change_something_is_refused(shape, document, name: str, value: object) -> None:
+    with pytest.raises(BatchError) as error:
+        read(shape, {**document, name: value})
+    assert error.value.code == 'UnsupportedProperty'
+
+
+@pytest.mark.parametrize(('document', 'name'), [
+    ({**POOL, 'resourceTags': {'a': '\ud800'}}, 'resourceTags.a'),
+    ({**POOL, 'resourceTags': {'\0': 'a'}}, 'resourceTags'), ({**POOL, 'resourceTags': 0}, 'resourceTags'),
+    ({**POOL, 'upgradePolicy': {'a': [1 << 63]}}, 'upgradePolicy.a[0]'),
+    ({**POOL, 'upgradePolicy': []}, 'upgradePolicy')])
+def test_what_is_only_echoed_can_be_kept_and_read_again(document, name: str) -> None:
+    with pytest.raises(BatchError) as error:
+        read(documents.POOL, document)
+    assert (error.value.code, error.value.values['PropertyName']) == ('InvalidPropertyValue', name)
+
+
+@pytest.mark.parametrize('number', [1 << 31, -(1 << 31) - 1, 1 << 64, 10 ** 90, '9' * 18, '١', 1.0, True])
+def test_numbers_have_32_bits(number: object) -> None:
+    with pytest.raises(BatchError) as error:
+        read(documents.TASK, {**TASK, 'dependsOn': {'taskIdRanges': [{'start': number, 'end': 1}]}})
+    assert error.value.code == 'InvalidPropertyValue'
 
 
 def test_refused_property_says_what_is_not_imitated() -> None:

@@ -56,11 +56,16 @@ def test_environment_is_the_nodes_own(bench, shared_service) -> None:
     root = variables['AZ_BATCH_NODE_ROOT_DIR']
     task = f'{root}/workitems/{bench.job_id}/job-1/env'
     assert {name: value for name, value in variables.items() if name.startswith('AZ_BATCH_')} == {
-        'AZ_BATCH_ACCOUNT_NAME': 'localbatch', 'AZ_BATCH_ACCOUNT_URL': shared_service.url,
+        'AZ_BATCH_ACCOUNT_NAME': 'localbatch', 'AZ_BATCH_ACCOUNT_URL': f'{shared_service.url}/',
         'AZ_BATCH_POOL_ID': bench.pool_id, 'AZ_BATCH_NODE_ID': bench.nodes()[0].id,
         'AZ_BATCH_NODE_IS_DEDICATED': 'true', 'AZ_BATCH_JOB_ID': bench.job_id, 'AZ_BATCH_TASK_ID': 'env',
         'AZ_BATCH_NODE_ROOT_DIR': root, 'AZ_BATCH_NODE_SHARED_DIR': f'{root}/shared',
         'AZ_BATCH_NODE_STARTUP_DIR': f'{root}/startup', 'AZ_BATCH_NODE_MOUNTS_DIR': f'{root}/fsmounts',
+        'AZ_BATCH_NODE_STARTUP_WORKING_DIR': f'{root}/startup/wd',
+        'AZ_BATCH_TASK_USER': '_azbatch', 'AZ_BATCH_TASK_USER_IDENTITY': 'PoolNonAdmin',
+        'AZ_BATCH_RESERVED_DISK_SPACE_BYTES': '1050389381',
+        'AZ_BATCH_RESERVED_EPHEMERAL_DISK_SPACE_BYTES': '1050389381',
+        'AZ_BATCH_OS_RESERVED_EPHEMERAL_DISK_SPACE_BYTES': '1000000000',
         'AZ_BATCH_TASK_DIR': task, 'AZ_BATCH_TASK_WORKING_DIR': f'{task}/wd',
         'AZ_BATCH_CERTIFICATES_DIR': f'{task}/certs'}
     assert variables['COLOUR'] == 'blue'

@@ -23,6 +23,8 @@ ACCOUNT = 'localbatch'
 class ServiceProcess:
     """``python -m common.batch_service`` on a workspace; can be stopped, killed and started again."""
 
+    prefix: list[str] = []
+
     def __init__(self, workspace: Path, *options: str, stderr: IO[str] | None = None) -> None:
         self.workspace = workspace
         self.options = options
@@ -34,8 +36,8 @@ class ServiceProcess:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, '-m', 'common.batch_service', '--workspace', str(self.workspace), '--account', ACCOUNT,
-             '--key-file', str(self.key_file), '--exit-with-stdin', *self.options],
+            [*self.prefix, sys.executable, '-m', 'common.batch_service', '--workspace', str(self.workspace),
+             '--account', ACCOUNT, '--key-file', str(self.key_file), '--exit-with-stdin', *self.options],
             cwd=PROJECT, env={**os.environ, 'AZURE_BATCH_ACCESS_KEY': 'secret-of-the-caller'},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, text=True)
         self.url = self.process.stdout.readline().rpartition(' ')[2].strip()

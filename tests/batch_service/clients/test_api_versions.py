@@ -9,7 +9,7 @@ import pytest
 import requests
 from azure.batch.batch_auth import SharedKeyAuth
 
-from common.batch_service.versions import SUPPORTED
+from common.batch_service.wire.versions import SUPPORTED
 from tests.leftovers import eventually
 
 from .life_cycle.client import Account

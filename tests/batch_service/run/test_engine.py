@@ -1,0 +1,488 @@
+"""The engine of a service in this process: what it does when things come together that seldom do."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.batch_service import values
+from common.batch_service.errors import BatchError
+from common.batch_service.life import jobs, nodes, pools, tasks
+from common.batch_service.run import engine
+from common.batch_service.service import BatchService
+from common.batch_service.wire import documents
+from common.batch_service.wire.shapes import read
+
+Document = dict[str, Any]
+
+
+class Bench:
+    """A service on the event loop of a test, and what the test does with its documents."""
+
+    def __init__(self, service: BatchService) -> None:
+        self.service = service
+        self.store = service.store
+
+    def add_pool(self, nodes: int = 1, slots: int = 4, **properties: Any) -> None:
+        with self.store.transaction():
+            pools.add(self.store, read(documents.POOL, {
+                'id': 'pool', 'vmSize': 'standard_d2s_v5', 'targetDedicatedNodes': nodes, 'taskSlotsPerNode': slots,
+                'virtualMachineConfiguration': {
+                    'imageReference': {'publisher': 'canonical', 'offer': 'ubuntu-24_04-lts', 'sku': 'server'},
+                    'nodeAgentSKUId': 'batch.node.ubuntu 24.04'}, **properties}), 0.0)
+
+    def add_job(self, job_id: str = 'job', **properties: Any) -> None:
+        with self.store.transaction():
+            jobs.add(self.store, read(documents.JOB, {'id': job_id, 'poolInfo': {'poolId': 'pool'}, **properties}))
+
+    def add(self, task_id: str, line: str, job_id: str = 'job', **properties: Any) -> None:
+        with self.store.transaction():
+            tasks.add(self.store, self.job(job_id), read(
+                documents.TASK, {'id': task_id, 'commandLine': line, **properties}))
+
+    def ask(self, change: Callable[..., object], document: Document, *arguments: Any) -> None:
+        with self.store.transaction():
+            change(self.store, document, *arguments)
+
+    def end(self, task_id: str) -> None:
+        with self.store.transaction():
+            tasks.terminate(self.store, 'job', self.task(task_id))
+
+    def job(self, job_id: str = 'job') -> Document:
+        return self.store.get('job', '', job_id)
+
+    def task(self, task_id: str, job_id: str = 'job') -> Document:
+        return self.store.get('task', job_id, task_id)
+
+    def nodes(self) -> list[Document]:
+        return self.store.all('node', 'pool')
+
+    async def until(self, holds: Callable[[], object], seconds: float = 15) -> None:
+        await asyncio.wait_for(self.service.until(lambda: bool(holds())), seconds)
+
+    async def until_task(self, task_id: str, state: str, job_id: str = 'job') -> Document:
+        await self.until(lambda: self.task(task_id, job_id)['state'] == state)
+        return self.task(task_id, job_id)
+
+    async def until_nodes(self, *states: str) -> list[Document]:
+        await self.until(lambda: [node['state'] for node in self.nodes()] == list(states))
+        return self.nodes()
+
+    async def until_file(self, path: Path) -> None:
+        while not path.exists():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def benched(workspace: Path) -> AsyncIterator[Bench]:
+    service = BatchService(workspace, 'account', 'http://127.0.0.1:1')
+    service.start()
+    try:
+        yield Bench(service)
+    finally:
+        await service.stop()
+
+
+def shell(line: str) -> str:
+    return f'/bin/bash -c "{line}"'
+
+
+def beside(path: Path, **properties: Any) -> Document:
+    """A preparation and a release task that leave a line each."""
+    return {'jobPreparationTask': {'commandLine': shell(f'echo preparation >> {path}'), **properties},
+            'jobReleaseTask': {'commandLine': shell(f'echo release >> {path}')}}
+
+
+def run(test: Callable[[Bench], Any], workspace: Path) -> None:
+    async def main() -> None:
+        async with benched(workspace) as bench:
+            await test(bench)
+    asyncio.run(main())
+
+
+def test_idle_service_commits_nothing_and_does_not_wake_up(tmp_path: Path, monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool(2, startTask={'commandLine': 'true'})
+        bench.add_job(constraints={'maxWallClockTime': 'PT1H'}, **beside(tmp_path / 'lines'))
+        bench.add('done', 'true')
+        bench.add('too-big', 'true', requiredSlots=200)
+        await bench.until_task('done', 'completed')
+        await bench.until_nodes('idle', 'idle')
+        bench.ask(jobs.disable, bench.job(), 'requeue')
+        bench.ask(jobs.enable, bench.job())
+        bench.ask(nodes.disable_scheduling, bench.nodes()[0], 'requeue')
+        await asyncio.sleep(0.2)
+        placings, changes = [], bench.store._connection.total_changes
+        monkeypatch.setattr(bench.service._engine, '_place', lambda: placings.append(1))
+        await asyncio.sleep(0.5)
+        assert (placings, bench.store._connection.total_changes) == ([], changes)
+    run(test, tmp_path)
+
+
+def test_moments_do_not_follow_a_clock_that_is_set_back(tmp_path: Path, monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        before = values.clock()
+        monkeypatch.setattr(time, 'time', lambda: before - 7200)
+        monkeypatch.setattr(time, 'time_ns', lambda: int((before - 7200) * 1e9))
+        bench.add_job(constraints={'maxWallClockTime': 'PT1H'})
+        await asyncio.sleep(0.1)
+        assert bench.job()['state'] == 'active'
+        assert values.moment(bench.job()['creationTime']).timestamp() >= before - 0.001
+    run(test, tmp_path)
+
+
+def test_task_that_is_retained_for_longer_than_calendars_reach_is_completed(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job()
+        bench.add('task', 'true', constraints={'retentionTime': 'P10000000D'})
+        await bench.until_task('task', 'completed')
+    run(test, tmp_path)
+
+
+def test_busy_node_reboots(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job()
+        bench.add('task0', 'sleep 600')
+        bench.add('task1', 'sleep 600')
+        await bench.until(lambda: bench.nodes() and bench.nodes()[0]['runningTasksCount'] == 2)
+        booted = bench.nodes()[0]['lastBootTime']
+        kept = bench.service.node_root(bench.nodes()[0]['id']) / 'shared' / 'kept'
+        kept.touch()
+        bench.ask(nodes.restart, bench.nodes()[0], 'rebooting', 'requeue')
+        await bench.until(lambda: bench.nodes()[0]['lastBootTime'] != booted)
+        await bench.until_task('task1', 'running')
+        assert bench.task('task1')['executionInfo']['requeueCount'] == 1
+        assert kept.exists()
+    run(test, tmp_path)
+
+
+@pytest.mark.parametrize('state', ['rebooting', 'reimaging'])
+def test_node_that_restarts_and_is_then_taken_away_leaves_nothing(tmp_path: Path, state: str, caplog) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool(slots=1)
+        bench.add_job()
+        bench.add('task', 'sleep 600')
+        await bench.until_task('task', 'running')
+        bench.ask(nodes.restart, bench.nodes()[0], state, 'requeue')
+        await bench.until(lambda: bench.service._engine._going_down)
+        bench.ask(pools.resize, bench.store.get('pool', '', 'pool'), {
+            'targetDedicatedNodes': 0, 'resizeTimeout': 'PT15M', 'nodeDeallocationOption': 'requeue'}, 0.0)
+        await bench.until(lambda: not bench.nodes())
+        await bench.until_task('task', 'active')
+        await asyncio.sleep(0.2)
+        assert (bench.service._workers.all(), list((tmp_path / 'nodes').glob('*/*'))) == ([], [])
+        assert bench.task('task')['state'] == 'active'
+        assert caplog.text == ''
+    run(test, tmp_path)
+
+
+def test_node_whose_tasks_beside_end_together_goes_down_once(tmp_path: Path, monkeypatch) -> None:
+    downs = []
+    monkeypatch.setattr(engine, 'end_processes_below', downs.append)
+
+    async def test(bench: Bench) -> None:
+        bench.add_pool(startTask={'commandLine': shell(f'echo >> {tmp_path}/boots; exec sleep 600'),
+                                  'waitForSuccess': False})
+        for job_id in ('a', 'b', 'c'):
+            line = shell(f'touch {tmp_path}/{job_id}; exec sleep 600')
+            bench.add_job(job_id, jobPreparationTask={'commandLine': line})
+            bench.add('task', 'true', job_id)
+        for name in ('a', 'b', 'c', 'boots'):
+            await bench.until_file(tmp_path / name)
+        bench.ask(nodes.restart, bench.nodes()[0], 'rebooting', 'requeue')
+        booted = bench.nodes()[0]['lastBootTime']
+        await bench.until(lambda: bench.nodes()[0]['lastBootTime'] != booted)
+        await asyncio.sleep(0.5)
+        assert len(downs) == len(bench.service._workers.all()) == 1
+    run(test, tmp_path)
+
+
+def test_terminate_is_not_lost_while_a_reboot_requeues(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job()
+        bench.add('task', 'sleep 600')
+        await bench.until_task('task', 'running')
+        bench.ask(nodes.restart, bench.nodes()[0], 'rebooting', 'requeue')
+        await asyncio.sleep(0)
+        bench.end('task')
+        task = await bench.until_task('task', 'completed')
+        assert task['executionInfo']['failureInfo']['code'] == 'TaskEnded'
+    run(test, tmp_path)
+
+
+def test_end_that_the_store_does_not_take_is_written_later(tmp_path: Path, caplog) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job()
+        bench.add('task', shell(f'until [ -e {tmp_path}/go ]; do sleep 0.01; done; exit 7'))
+        await bench.until_task('task', 'running')
+        bench.store._connection.execute('PRAGMA busy_timeout = 0')
+        other = sqlite3.connect(tmp_path / 'batch.db', isolation_level=None)
+        other.execute('BEGIN IMMEDIATE')
+        (tmp_path / 'go').touch()
+        await asyncio.sleep(2.5)
+        other.execute('ROLLBACK')
+        other.close()
+        assert (await bench.until_task('task', 'completed'))['executionInfo']['exitCode'] == 7
+        assert caplog.text.count('commit; it tries again') == 1
+        await bench.until_nodes('idle')
+    run(test, tmp_path)
+
+
+def test_new_job_stays_where_an_old_one_of_its_id_was_disabled_and_deleted(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        for _ in range(20):
+            bench.add_job()
+            bench.add('task', 'sleep 0.02')
+            await bench.until_task('task', 'running')
+            bench.ask(jobs.disable, bench.job(), 'wait')
+            await asyncio.sleep(0)
+            bench.ask(jobs.delete, bench.job())
+            await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+            bench.add_job()
+            await asyncio.sleep(0.05)
+            bench.ask(jobs.delete, bench.job())
+            await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+    run(test, tmp_path)
+
+
+def test_release_runs_once_though_its_job_is_terminated_and_then_deleted(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job(jobPreparationTask={'commandLine': 'true'},
+                      jobReleaseTask={'commandLine': shell(f'echo release >> {tmp_path}/lines; sleep 0.3')})
+        bench.add('task', 'true')
+        await bench.until_task('task', 'completed')
+        bench.ask(jobs.terminate, bench.job(), 'enough')
+        await bench.until_file(tmp_path / 'lines')
+        bench.ask(jobs.delete, bench.job())
+        await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+        assert (tmp_path / 'lines').read_text() == 'release\n'
+    run(test, tmp_path)
+
+
+def test_job_that_cannot_be_placed_does_not_keep_others_back(tmp_path: Path, caplog) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        for job_id in ('bad', 'good'):
+            bench.add_job(job_id)
+        job = bench.job('bad')
+        bench.store.save('job', '', {**job, 'maxParallelTasks': None})
+        bench.add('task', 'true', 'bad')
+        bench.add('task', 'true', 'good')
+        await bench.until_task('task', 'completed', 'good')
+        await asyncio.sleep(1.2)
+        assert caplog.text.count('placing bad') == 1
+        bench.store.save('job', '', job)
+        await bench.until_task('task', 'completed', 'bad')
+    run(test, tmp_path)
+
+
+def test_node_whose_start_task_failed_is_neither_disabled_nor_enabled(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool(startTask={'commandLine': 'false'})
+        node, = await bench.until_nodes('starttaskfailed')
+        for change in (lambda: nodes.disable_scheduling(bench.store, node, 'requeue'),
+                       lambda: nodes.enable_scheduling(bench.store, {**node, 'schedulingState': 'disabled'})):
+            with pytest.raises(BatchError):
+                change()
+    run(test, tmp_path)
+
+
+def test_scheduling_is_not_enabled_on_a_node_that_leaves(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job()
+        bench.add('task', 'sleep 600')
+        await bench.until_task('task', 'running')
+        bench.ask(nodes.disable_scheduling, bench.nodes()[0], 'taskcompletion')
+        bench.ask(pools.remove_nodes, bench.store.get('pool', '', 'pool'), [bench.nodes()[0]['id']],
+                  'taskcompletion', 0.0)
+        node, = await bench.until_nodes('leavingpool')
+        with pytest.raises(BatchError):
+            nodes.enable_scheduling(bench.store, node)
+    run(test, tmp_path)
+
+
+def test_constraints_that_change_while_a_task_is_preparing_count(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job(jobPreparationTask={'commandLine': shell(f'until [ -e {tmp_path}/go ]; do sleep 0.01; done')})
+        bench.add('task', 'sleep 600')
+        task = await bench.until_task('task', 'preparing')
+        constraints = read(documents.TASK_UPDATE, {'constraints': {'maxWallClockTime': 'PT0.2S'}})['constraints']
+        with bench.store.transaction():
+            tasks.update(bench.store, 'job', task, constraints)
+        (tmp_path / 'go').touch()
+        task = await bench.until_task('task', 'completed')
+        assert task['constraints']['maxWallClockTime'] == 'PT0.2S'
+        assert task['executionInfo']['failureInfo']['code'] == 'TaskEnded'
+    run(test, tmp_path)
+
+
+def test_preparation_ends_before_the_release_of_a_terminated_job_begins(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job(jobPreparationTask={'commandLine': shell(f'exec 9> {tmp_path}/lock; flock 9; exec sleep 600')},
+                      jobReleaseTask={'commandLine': shell(
+                          f'exec 9> {tmp_path}/lock; flock -n 9 && echo alone >> {tmp_path}/lines')})
+        bench.add('task', 'true')
+        await bench.until_file(tmp_path / 'lock')
+        bench.ask(jobs.terminate, bench.job(), 'enough')
+        await bench.until(lambda: bench.job()['state'] == 'completed')
+        assert (tmp_path / 'lines').read_text() == 'alone\n'
+        assert bench.task('task')['state'] == 'completed'
+    run(test, tmp_path)
+
+
+def test_node_whose_directories_cannot_be_made_is_unusable(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        (tmp_path / 'nodes' / 'pool').touch()
+        bench.add_pool()
+        node, = await bench.until_nodes('unusable')
+        assert 'The directories of the node cannot be made' in node['errors'][0]['message']
+    run(test, tmp_path)
+
+
+def test_second_service_on_a_workspace_is_refused(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        with pytest.raises(OSError, match='another service uses'):
+            BatchService(tmp_path, 'account', 'http://127.0.0.1:1')
+    run(test, tmp_path)
+
+
+def test_pools_that_are_deleted_while_they_boot_and_place_leave_no_trace(tmp_path: Path, caplog) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_job()
+        for number in range(12):
+            bench.add(f'task{number}', 'sleep 600')
+        for number in range(10):
+            bench.add_pool(4, slots=2, startTask={'commandLine': 'sleep 0.01', 'waitForSuccess': number % 2 == 0})
+            await asyncio.sleep(number * 0.01)
+            bench.ask(pools.delete, bench.store.get('pool', '', 'pool'))
+            await bench.until(lambda: bench.store.find('pool', '', 'pool') is None)
+        assert {task['state'] for task in bench.store.all('task', 'job')} == {'active'}
+        while list((tmp_path / 'nodes').iterdir()):
+            await asyncio.sleep(0.01)
+    run(test, tmp_path)
+    assert caplog.text == ''
+
+
+def test_node_whose_files_cannot_be_thrown_away_goes_later(tmp_path: Path, monkeypatch, caplog) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        await bench.until_nodes('idle')
+        trash = bench.service._engine._trash
+        throw = trash.throw
+        moment = time.monotonic() + 1.5
+
+        def fail(path: Path) -> None:
+            if time.monotonic() < moment:
+                raise OSError('no space left')
+            throw(path)
+        monkeypatch.setattr(trash, 'throw', fail)
+        bench.ask(pools.delete, bench.store.get('pool', '', 'pool'))
+        await bench.until(lambda: bench.store.find('pool', '', 'pool') is None)
+        assert caplog.text.count('it tries again') == 1
+    run(test, tmp_path)
+
+
+def test_deadline_holds_though_the_job_was_disabled_meanwhile(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_job(constraints={'maxWallClockTime': 'PT1S'})
+        bench.ask(jobs.disable, bench.job(), 'wait')
+        bench.ask(jobs.enable, bench.job())
+        await bench.until(lambda: bench.job()['state'] == 'completed', 5)
+    run(test, tmp_path)
+
+
+def test_prepared_node_is_not_prepared_again_after_a_restart_and_is_released(tmp_path: Path) -> None:
+    async def before(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job(**beside(tmp_path / 'lines', rerunOnNodeRebootAfterSuccess=False))
+        bench.add('before', 'true')
+        await bench.until_task('before', 'completed')
+        bench.ask(nodes.restart, (await bench.until_nodes('idle'))[0], 'rebooting', 'requeue')
+        bench.add('rebooted', 'true')
+        await bench.until_task('rebooted', 'completed')
+
+    async def after(bench: Bench) -> None:
+        bench.add('after', 'true')
+        await bench.until_task('after', 'completed')
+        bench.ask(jobs.terminate, bench.job(), 'enough')
+        await bench.until(lambda: bench.job()['state'] == 'completed')
+        assert (tmp_path / 'lines').read_text() == 'preparation\nrelease\n'
+    run(before, tmp_path)
+    run(after, tmp_path)
+
+
+def test_wishes_that_a_kill_cut_short_are_fulfilled_at_the_next_start(tmp_path: Path) -> None:
+    async def before(bench: Bench) -> None:
+        bench.add_pool()
+        for job_id in ('terminated', 'disabled', 'deleted'):
+            bench.add_job(job_id)
+            bench.add('task', 'sleep 600', job_id)
+            await bench.until_task('task', 'running', job_id)
+        # No await: the service ends before it looks.
+        bench.ask(jobs.terminate, bench.job('terminated'), 'enough')
+        bench.ask(jobs.disable, bench.job('disabled'), 'terminate')
+        bench.ask(jobs.delete, bench.job('deleted'))
+
+    async def after(bench: Bench) -> None:
+        await bench.until(lambda: bench.job('terminated')['state'] == 'completed')
+        await bench.until(lambda: bench.job('disabled')['state'] == 'disabled')
+        await bench.until(lambda: bench.store.find('job', '', 'deleted') is None)
+        for job_id in ('terminated', 'disabled'):
+            assert bench.task('task', job_id)['executionInfo']['failureInfo']['code'] == 'TaskEnded'
+    run(before, tmp_path)
+    run(after, tmp_path)
+
+
+def test_preparation_that_a_kill_cut_off_runs_again(tmp_path: Path) -> None:
+    async def before(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job(jobPreparationTask={'commandLine': shell(f'echo >> {tmp_path}/lines; until [ -e {tmp_path}/go ]; '
+                                                               f'do sleep 0.01; done')})
+        bench.add('task', 'true')
+        await bench.until_file(tmp_path / 'lines')
+
+    async def after(bench: Bench) -> None:
+        await bench.until_task('task', 'completed')
+        assert (tmp_path / 'lines').read_text() == '\n' * 2
+    run(before, tmp_path)
+    (tmp_path / 'go').touch()
+    run(after, tmp_path)
+
+
+def test_files_of_what_is_gone_are_swept_at_the_start(tmp_path: Path) -> None:
+    async def before(bench: Bench) -> None:
+        bench.add_pool()
+        for job_id in ('stays', 'goes'):
+            bench.add_job(job_id, jobPreparationTask={'commandLine': 'true'})
+            for task_id in ('stays', 'goes'):
+                bench.add(task_id, 'true', job_id)
+                await bench.until_task(task_id, 'completed', job_id)
+        bench.store.remove('task', 'stays', 'goes')
+        bench.store.remove_some('task', 'goes', 100)
+        bench.store.remove('job', '', 'goes')
+        for left in ('pool/node', 'gone/node'):
+            (tmp_path / 'nodes' / left).mkdir(parents=True)
+
+    async def after(bench: Bench) -> None:
+        root, = (tmp_path / 'nodes').glob('*/*')
+        assert {path.parent.parent.name + '/' + path.name for path in root.glob('workitems/*/job-1/*')} == {
+            'stays/stays', 'stays/jobpreparation'}
+        assert [path.name for path in root.glob('workitems/*')] == ['stays']
+    run(before, tmp_path)
+    run(after, tmp_path)
