@@ -27,10 +27,14 @@ def bash_reads(commands: str) -> bool:
 
 def broken_links(readme: Path) -> list[str]:
     """Returns the links that lead to no heading and to no file of the project; those to the web are not followed."""
-    text = readme.read_text(encoding='utf-8')
-    headings = {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
-                for title in re.findall(r'^#+ (.*)$', text, re.MULTILINE)}
-    links = [link for link in re.findall(r'\]\(([^)]+)\)', text) if not link.startswith('https://')]
+    links = [link for link in re.findall(r'\]\(([^)]+)\)', readme.read_text(encoding='utf-8'))
+             if not link.startswith('https://')]
     assert links
-    return [link for link in links
-            if not (link[1:] in headings if link.startswith('#') else (readme.parent / link).exists())]
+    return [link for link in links if not _leads_somewhere(readme, *link.partition('#')[::2])]
+
+
+def _leads_somewhere(readme: Path, path: str, heading: str) -> bool:
+    target = readme.parent / path if path else readme
+    return target.exists() and (not heading or heading in {
+        re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
+        for title in re.findall(r'^#+ (.*)$', target.read_text(encoding='utf-8'), re.MULTILINE)})

@@ -26,7 +26,7 @@ _LEASH = '''
 process.stdout.on("error", () => {});
 process.stdin.resume().unref().on("end", () => {
   process.kill(process.pid, "SIGTERM");
-  setTimeout(() => process.exit(1), 2000).unref();
+  setTimeout(() => process.exit(1), 5000).unref();
 });
 require(process.argv[1]);
 '''

@@ -409,8 +409,8 @@ def left_in(nodes: Path, load: Load) -> list[Path]:
 @pytest.mark.real
 @pytest.mark.timeout(1_200)
 def test_service_that_is_killed_at_random_moments_keeps_its_promises(tmp_path: Path, web: tuple[str, Path]) -> None:
-    """The environment variable BATCH_CRASHES says how many kills there are (10), BATCH_CRASHES_SEED repeats a run."""
-    kills = int(os.environ.get('BATCH_CRASHES', '10'))
+    """The environment variable BATCH_CRASHES says how many kills there are (5), BATCH_CRASHES_SEED repeats a run."""
+    kills = int(os.environ.get('BATCH_CRASHES', '5'))
     seed = os.environ.get('BATCH_CRASHES_SEED') or secrets.token_hex(4)
     print(f'BATCH_CRASHES_SEED={seed}')
     (web[1] / 'source').write_text('content')
