@@ -114,7 +114,18 @@ class Client:
 
     def types(self, keys: str) -> None:
         """Types at the client's terminal."""
+        if keys == '\x03':
+            # Between the question and the reading of its answer, Python would remember the signal until a line comes.
+            eventually(self._is_reading, 2)
         os.write(self._terminal, keys.encode())
+
+    def _is_reading(self) -> bool:
+        """Says whether the client waits for a line of its standard input; True where the system does not tell."""
+        try:
+            call = Path(f'/proc/{self.process.pid}/syscall').read_text().split()
+        except OSError:
+            return True
+        return call[1:2] == ['0x0']
 
     def go_on(self, moment: str) -> None:
         """Ends what hold_at() has begun."""
