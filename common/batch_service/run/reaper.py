@@ -19,7 +19,7 @@ from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 4
 
 _LONGEST_ENVIRONMENT = 6 << 20  # Linux takes no longer one
 
