@@ -11,11 +11,16 @@ import pytest
 from azure.batch import BatchServiceClient
 from azure.batch.batch_auth import SharedKeyCredentials
 from azure.storage.blob import BlobServiceClient, LinearRetry
+from hypothesis import settings
 from platformdirs import user_cache_path
 
 from common import local_azure
 from common.local_azure import azurite
 from tests.leftovers import MARK, eventually, running
+
+# No test is about time: a machine that is busy makes any example slow.
+settings.register_profile('unhurried', deadline=None)
+settings.load_profile('unhurried')
 
 _DEVELOPERS_ENVIRONMENT = dict(os.environ)
 _DEVELOPERS_CACHE = user_cache_path('azure-batch-tutorial')

@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from common.batch_service.store import Store
 
-settings.register_profile('long', max_examples=5_000)
+settings.register_profile('long', max_examples=5_000, deadline=None)
 
 
 @pytest.fixture
