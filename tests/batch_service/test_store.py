@@ -203,7 +203,8 @@ def test_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path
     path = tmp_path / 'batch.db'
     sql(path, 'PRAGMA application_id = 7', 'CREATE TABLE theirs (a)')
     assert 'is something else' in refusal(path)
-    assert sqlite3.connect(path).execute('SELECT name FROM sqlite_master').fetchall() == [('theirs',)]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute('SELECT name FROM sqlite_master').fetchall() == [('theirs',)]
 
 
 def test_directory_in_its_place_is_refused(tmp_path: Path) -> None:
