@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from .errors import BatchError
 from .life import jobs, nodes, pools, tasks
-from .values import now
+from .values import clock, now
 from .wire import documents, files, odata, versions
 from .wire.body import LARGEST, LARGEST_COLLECTION, LARGEST_TASK, MOST_TASKS, parse
 from .wire.call import (LARGEST_PAGE, Call, address, changed, check_conditions, json_answer, listing, one, page,
@@ -101,7 +101,7 @@ def list_node_counts(call: Call) -> Response:
 
 def _allocation(call: Call) -> float:
     """When the nodes of a pool are allocated."""
-    return call.service.now() + call.service.settings.allocation_seconds
+    return clock() + call.service.settings.allocation_seconds
 
 
 def _find_pool(call: Call) -> Document:
@@ -288,7 +288,7 @@ def list_tasks(call: Call) -> Response:
 
 
 def get_task(call: Call) -> Response:
-    return one(call, 'tasks', _task(call, call.job()['id'], call.task()))
+    return one(call, 'tasks', _task(call, *call.task()))
 
 
 def update_task(call: Call) -> Response:
@@ -329,9 +329,9 @@ def _is_on_node(call: Call, job_id: str, task: Document) -> bool:
 
 
 def _find_task(call: Call) -> tuple[str, Document]:
-    task = call.task()
+    job_id, task = call.task()
     check_conditions(call, task)
-    return call.job()['id'], task
+    return job_id, task
 
 
 def _task(call: Call, job_id: str, task: Document) -> Document:
@@ -367,7 +367,7 @@ def _files(call: Call) -> _Files:
         if root is None:
             raise BatchError('NodeNotReady')
         return _Files(root, address(call, 'pools', node['_pool'], 'nodes', node['id'], 'files'))
-    job_id, task = call.job()['id'], call.task()
+    job_id, task = call.task()
     base = _directory_of_task(call, job_id, task)
     return _Files(base, address(call, 'jobs', job_id, 'tasks', task['id'], 'files'))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+import re
 import time
 import uuid
 from email.utils import formatdate
@@ -43,7 +44,7 @@ class Server:
         self._service = service
         self._shared_key = shared_key
         self._hosts = _hosts(service.url)
-        self._routes = [(route, tuple(route.path.strip('/').split('/'))) for route in ROUTES]
+        self._routes = [(route, _pattern(route.path)) for route in ROUTES]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
@@ -102,16 +103,17 @@ class Server:
 
     def _route(self, call: Call) -> Route:
         """The route of a request; what its path names is kept on the call."""
-        segments = call.path.strip('/').split('/')
-        known_path = False
         if call.method not in _VERBS:
             raise BatchError('InvalidHttpVerb')
+        path, known_path = call.path.strip('/'), False
         for route, pattern in self._routes:
-            names = _match(pattern, segments)
-            if names is not None and call.version <= route.until:
+            match = pattern.fullmatch(path)
+            if match and call.version <= route.until:
                 known_path = True
                 if route.method == call.method:
-                    call.names = names
+                    # Names of files are bytes, whatever they are.
+                    call.names = {name: unquote(text, errors='surrogateescape' if name == 'path' else 'replace')
+                                  for name, text in match.groupdict().items()}
                     return route
         raise BatchError('UnsupportedHttpVerb' if known_path else 'InvalidUri')
 
@@ -144,24 +146,11 @@ def _check_content_type(call: Call) -> None:
         raise BatchError('InvalidHeaderValue', HeaderName='Content-Type', HeaderValue=kind)
 
 
-def _match(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | None:
-    names: dict[str, str] = {}
-    for index, part in enumerate(pattern):
-        if part.endswith('*}'):
-            # Names of files are bytes, whatever they are.
-            names[part[1:-2]] = unquote('/'.join(segments[index:]), errors='surrogateescape')
-            return names if names[part[1:-2]].strip('/') else None
-        if index >= len(segments):
-            return None
-        before, brace, rest = part.partition('{')
-        name, _, after = rest.partition('}')
-        segment = segments[index]
-        if not brace and part == segment:
-            continue
-        if not brace or not (segment.startswith(before) and segment.endswith(after)):
-            return None
-        names[name] = unquote(segment[len(before):len(segment) - len(after)])
-    return names if len(pattern) == len(segments) else None
+def _pattern(path: str) -> re.Pattern[str]:
+    """What matches the paths of a route, without slashes at both ends: those of files have more than slashes there."""
+    def group(placeholder: re.Match[str]) -> str:
+        return f'(?P<{placeholder[1]}>{"(?!(?:/|%2[Ff])*$).+" if placeholder[2] else "[^/]*"})'
+    return re.compile(re.sub(r'\\{(\w+)(\\\*)?\\}', group, re.escape(path.strip('/'))))
 
 
 def _refusal(call: Call, error: BatchError, request_id: str) -> Response:

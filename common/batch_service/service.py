@@ -18,12 +18,12 @@ from .life.images import supported_images
 from .run.engine import Engine
 from .run.node import Node
 from .run.reaper import Reaper, end_processes_below
+from .run.recovery import recover
 from .run.transfers import Transfers
 from .run.trash import Trash
 from .run.workers import Workers
 from .settings import Settings
 from .store import Store
-from .values import clock
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class BatchService:
             self.store.remove_some('image', '', 1_000)
             for image in supported_images():
                 self.store.add('image', '', image['id'], image)
-        self._engine.resume()
+        recover(self.store, self._workers, self._trash)
         self._work = asyncio.get_running_loop().create_task(self._engine.run())
         self._work.add_done_callback(_log_failure)
 
@@ -85,10 +85,6 @@ class BatchService:
         self._reaper.close()
         self.store.close()
         os.close(self._lock)
-
-    def now(self) -> float:
-        """The moment, in seconds since 1970, by a clock that nobody sets."""
-        return clock()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Returns when a condition on the documents holds."""
@@ -110,7 +106,7 @@ class BatchService:
 
     def throw_away(self, path: Path) -> None:
         """Removes a file, or a directory of any size and any modes; from any thread. Raises OSError."""
-        self._trash.throw(path)
+        self._trash.take(path)
 
 
 def _log_failure(work: asyncio.Task[None]) -> None:

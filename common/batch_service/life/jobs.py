@@ -42,7 +42,7 @@ def add(store: Store, job: Document) -> None:
     if not store.add('job', '', job['id'], job):
         existing = store.get('job', '', job['id'])
         raise BatchError('JobBeingDeleted' if existing['state'] == 'deleting' else 'JobExists')
-    terminate_if_all_tasks_are_complete(store, job['id'])
+    terminate_if_all_tasks_are_complete(store, job)
 
 
 def update(store: Store, job: Document, changes: Document, *, removed: tuple[str, ...] = ()) -> None:
@@ -65,7 +65,7 @@ def update(store: Store, job: Document, changes: Document, *, removed: tuple[str
     job |= {'eTag': entity_tag(), 'lastModified': now()}
     look_at_deadline(job)
     store.save('job', '', job)
-    terminate_if_all_tasks_are_complete(store, job['id'])
+    terminate_if_all_tasks_are_complete(store, job)
 
 
 def disable(store: Store, job: Document, how: str) -> None:
@@ -87,7 +87,7 @@ def enable(store: Store, job: Document) -> None:
     move('job', job, 'active')
     look_at_deadline(job)
     store.save('job', '', job)
-    terminate_if_all_tasks_are_complete(store, job['id'])
+    terminate_if_all_tasks_are_complete(store, job)
 
 
 def terminate(store: Store, job: Document, reason: str) -> None:
@@ -111,11 +111,10 @@ def _leave(store: Store, job: Document, state: str, how: str) -> None:
     store.save('job', '', job)
 
 
-def terminate_if_all_tasks_are_complete(store: Store, job_id: str) -> None:
+def terminate_if_all_tasks_are_complete(store: Store, job: Document) -> None:
     """Does what ``onAllTasksComplete`` asks for."""
-    job = store.get('job', '', job_id)
     if (job['state'] == 'active' and job['onAllTasksComplete'] == 'terminatejob'
-            and all(state == 'completed' for state, *_ in store.counts('task', job_id))):
+            and all(state == 'completed' for state, *_ in store.counts('task', job['id']))):
         terminate(store, job, 'AllTasksComplete')
 
 

@@ -5,12 +5,11 @@ https://learn.microsoft.com/azure/batch/batch-job-task-error-checking
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Any, Iterator
 
 from ..errors import BatchError
 from ..store import Store
-from ..values import duration, entity_tag, now, clock, timestamp
+from ..values import clock, duration, entity_tag, now, timestamp_of
 from . import jobs, nodes
 from .moves import move, wish
 from .outcome import Outcome, failure
@@ -165,12 +164,12 @@ def _complete(store: Store, job_id: str, task: Document, outcome: Outcome) -> No
         _look_at_dependents(store, job_id, task['id'])
     if job['onTaskFailure'] == 'performexitoptionsjobaction':
         jobs.act_on_task_end(store, job, exit_options(task).get('jobAction', 'terminate' if failed else 'none'))
-    jobs.terminate_if_all_tasks_are_complete(store, job_id)
+    jobs.terminate_if_all_tasks_are_complete(store, job)
 
 
 def _forget(store: Store, job_id: str, task: Document) -> None:
     store.remove('task', job_id, task['id'])
-    jobs.terminate_if_all_tasks_are_complete(store, job_id)
+    jobs.terminate_if_all_tasks_are_complete(store, store.get('job', '', job_id))
 
 
 def counts(store: Store, job_id: str, lag_seconds: float) -> Document:
@@ -180,8 +179,8 @@ def counts(store: Store, job_id: str, lag_seconds: float) -> Document:
         lag_seconds: How old the counts are to be.
     """
     numbers, slots = ({'active': 0, 'running': 0, 'completed': 0, 'succeeded': 0, 'failed': 0} for _ in range(2))
-    rows = store.counts('task', job_id) if not lag_seconds else store.count_tasks_then(
-        job_id, timestamp(datetime.fromtimestamp(clock() - lag_seconds, timezone.utc)))
+    rows = (store.count_tasks_then(job_id, timestamp_of(clock() - lag_seconds)) if lag_seconds
+            else store.counts('task', job_id))
     for state, result, number, slot_number in rows:
         names = ['running' if state == 'preparing' else state]
         if state == 'completed':

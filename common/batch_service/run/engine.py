@@ -2,8 +2,8 @@
 
 A look decides what has to happen now for one document, in one transaction, and never waits. A work waits for one
 command or one removal, and never decides: when it is done it reports, in one transaction that reads its documents anew.
-Nobody calls back: each end is a commit, and a commit is followed by a look. To resume after a kill is to look for the
-first time; what is only in memory (see workers) is made anew from the documents.
+Nobody calls back: each end is a commit, and a commit is followed by a look. After a kill (see recovery) it just looks
+again; what is only in memory (see workers) is made anew from the documents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 from ..errors import BatchError
 from ..life import jobs, nodes, pools, tasks
-from ..life.moves import move, wish
 from ..life.outcome import Outcome
 from ..settings import Settings
 from ..store import Store
@@ -168,7 +167,7 @@ class Engine:
 
     def _look_at_task(self, job_id: str, task: Document) -> list[Step]:
         if task['state'] == 'completed':
-            return [lambda: self._work(self._again(lambda: self.remove_files_of(job_id, task)))]  # retained for long
+            return [lambda: self.remove_files_of(job_id, task)]  # retained for long enough
         if task['state'] not in tasks.ON_NODE:
             return []
         run = self._workers.run_of(job_id, task['id'])
@@ -277,7 +276,7 @@ class Engine:
                 self._store.save('pool', '', pool)
             else:
                 self._store.remove('pool', '', pool['id'])
-                return [lambda: self._work(self._again(lambda: self._throw_root_of_pool(pool['id'])))]
+                return [lambda: self._trash.throw(self._workers.root(pool['id'], ''))]
         elif '_resize' in pool:
             if not pools.take_nodes_down(self._store, pool):
                 self._store.save('pool', '', pool)
@@ -462,83 +461,3 @@ class Engine:
     def _throw_all(self, pattern: str) -> None:
         for directory in self._workers.directories(pattern):
             self._trash.throw(directory)
-
-    def _throw_root_of_pool(self, pool_id: str) -> None:
-        if self._store.find('pool', '', pool_id) is None:  # nobody has added it again meanwhile
-            self._trash.throw(self._workers.root(pool_id, ''))
-
-    # After a restart
-
-    def resume(self) -> None:
-        """Takes up what an earlier run of the service left, of whose processes none is there any more."""
-        with self._store.transaction():
-            for job in self._store.all('job'):
-                self._resume_job(job)
-            for pool in self._store.all('pool'):
-                for node in self._store.all('node', pool['id']):
-                    self._resume_node(pool, node)
-                if pool['state'] == 'deleting' or '_resize' in pool:
-                    pool.setdefault('_due', 0.0)
-                    self._store.save('pool', '', pool)
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Throws away the files of what is gone: a kill may have come between the end of a document and theirs."""
-        for root in self._workers.directories('*'):
-            if self._store.find('pool', '', root.name) is None:
-                self._trash.throw(root)
-        for root in self._workers.directories('*/*'):
-            if self._store.find('node', root.parent.name, root.name) is None:
-                self._trash.throw(root)
-        for directory in self._workers.directories('*/*/workitems/*'):
-            if self._store.find('job', '', directory.name) is None:
-                self._trash.throw(directory)
-        known: dict[str, set[str]] = {}
-        for directory in self._workers.directories('*/*/workitems/*/job-1/*'):
-            job_id = directory.parent.parent.name
-            if job_id not in known:
-                job = self._store.get('job', '', job_id)
-                known[job_id] = self._store.ids('task', job_id) | {
-                    job[kind]['id'] for kind in ('jobPreparationTask', 'jobReleaseTask') if kind in job}
-            if directory.name not in known[job_id]:
-                self._trash.throw(directory)
-
-    def _resume_job(self, job: Document) -> None:
-        for task in self._store.all('task', job['id'], *tasks.ON_NODE):
-            node = self._store.find('node', task['nodeInfo']['poolId'], task['nodeInfo']['nodeId'])
-            for wished in (job, node or {}):
-                # It was to end for the sake of another document, which had not told it yet.
-                wish(task, wished.get('_end', 'wait'))
-            self._store.save('task', job['id'], task)
-            tasks.left(self._store, job['id'], task['id'], None)
-        for row in self._store.all('preparation', job['id']):
-            if row['jobPreparationTaskExecutionInfo']['state'] == 'running':
-                row['_stale'] = True
-            if row.get('jobReleaseTaskExecutionInfo', {}).get('state') == 'running':
-                del row['jobReleaseTaskExecutionInfo']
-            self._store.save('preparation', job['id'], row)
-        job = self._store.get('job', '', job['id'])
-        if job['state'] in ('disabling', 'terminating', 'deleting'):
-            job.pop('_files', None)
-            job.setdefault('_due', 0.0)
-            self._store.save('job', '', job)
-
-    def _resume_node(self, pool: Document, node: Document) -> None:
-        """A node that was ready is ready again, without its start task; any other begins anew."""
-        starting = node.get('startTaskInfo', {}).get('state') == 'running'
-        if node['state'] == 'waitingforstarttask' or node['state'] in nodes.READY and starting:
-            move('node', node, 'starting')
-            node |= {'_booting': True, '_due': 0.0}
-            self._store.save('node', pool['id'], node)
-        elif node['state'] in nodes.READY or node['state'] == 'starttaskfailed':
-            try:
-                self._workers.add(pool, node, used=True)
-            except OSError:
-                # Its directories are made, or it turns unusable, when it boots.
-                if node['state'] in nodes.READY:
-                    move('node', node, 'starting')
-                    node |= {'_booting': True, '_due': 0.0}
-            self._store.save('node', pool['id'], node)
-        else:
-            node.setdefault('_due', 0.0)
-            self._store.save('node', pool['id'], node)

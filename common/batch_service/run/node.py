@@ -95,11 +95,7 @@ class Node:
 
     def task_directory(self, job_id: str, task_id: str) -> Path:
         """Where a task's ``stdout.txt``, ``stderr.txt`` and ``wd`` are."""
-        return self.job_directory(job_id) / 'job-1' / task_id
-
-    def job_directory(self, job_id: str) -> Path:
-        """Where the directories of a job's tasks are."""
-        return self.root / 'workitems' / job_id
+        return self.root / 'workitems' / job_id / 'job-1' / task_id
 
     async def run(self, command: Command, stop: asyncio.Event) -> Outcome:
         """Runs a command to its end; all of it ends within some 6 seconds when ``stop`` is set or its time is over."""

@@ -39,15 +39,17 @@ class Trash:
 
     def throw(self, path: Path) -> None:
         """Takes a file or a directory away from where it is; what cannot be moved is logged and stays."""
-        aside = self._directory / uuid.uuid4().hex
         try:
-            _move(path, aside)
-        except FileNotFoundError:
-            return
+            self.take(path)
         except OSError as error:
             _LOG.warning('%s cannot be removed: %s', path, error.strerror)
-            return
-        self._waiting.put(aside)
+
+    def take(self, path: Path) -> None:
+        """The same, but raises OSError for what cannot be moved; what is gone already is fine."""
+        aside = self._directory / uuid.uuid4().hex
+        with contextlib.suppress(FileNotFoundError):
+            _move(path, aside)
+            self._waiting.put(aside)
 
     def _remove_all(self) -> None:
         while True:

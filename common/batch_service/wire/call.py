@@ -37,9 +37,6 @@ class Service(Protocol):
     settings: Settings
     url: str
 
-    def now(self) -> float:
-        """The moment, in seconds since 1970."""
-
     async def until(self, holds: Callable[[], bool]) -> None:
         """Returns when a condition on the documents holds."""
 
@@ -94,8 +91,10 @@ class Call:
     def job(self) -> Document:
         return self.service.store.get('job', '', self.names['job'])
 
-    def task(self) -> Document:
-        return self.service.store.get('task', self.job()['id'], self.names['task'])
+    def task(self) -> tuple[str, Document]:
+        """The job's id, and the task."""
+        job_id = self.job()['id']
+        return job_id, self.service.store.get('task', job_id, self.names['task'])
 
     def number(self, name: str, default: int, least: int, most: int) -> int:
         """A whole number from the query.
@@ -146,10 +145,10 @@ def changed(call: Call, status: int, document: Document | None = None, location:
 
 
 def page(call: Call, fragment: str, kind: str, parent: str, filterable: Filterable,
-         present: Callable[[Document], Document], largest: int = LARGEST_PAGE) -> Response:
+         present: Callable[[Document], Document]) -> Response:
     """One page of a list of resources in the order of their ids, with the link to the next one."""
     _check_expand(call)
-    most = call.number('maxresults', largest, 1, largest)
+    most = call.number('maxresults', LARGEST_PAGE, 1, LARGEST_PAGE)
     chosen = condition(call.query['$filter'], filterable) if call.query.get('$filter') else None
     after = skip_token(call)
     if not after.isascii():

@@ -219,7 +219,7 @@ def _facts(path: Path, *kinds: Any) -> os.stat_result:
 
 
 def _refusal(error: OSError) -> BatchError:
-    return BatchError('IOError' if isinstance(error, PermissionError) else 'FileNotFound')
+    return BatchError('FileNotFound' if isinstance(error, (FileNotFoundError, NotADirectoryError)) else 'IOError')
 
 
 def _range(text: str, size: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from common.batch_service.life import tasks as life_tasks
 from common.batch_service.run import engine as engine_module
 from common.batch_service.run.engine import Engine
 from common.batch_service.run.node import Command
+from common.batch_service.run.recovery import recover
 from common.batch_service.run.workers import Workers
 from common.batch_service.settings import Settings
 from common.batch_service.store import Store
@@ -109,10 +110,7 @@ class FakeNode:
         self._running = running
 
     def task_directory(self, job_id: str, task_id: str) -> Path:
-        return self.job_directory(job_id) / 'job-1' / task_id
-
-    def job_directory(self, job_id: str) -> Path:
-        return self.root / 'workitems' / job_id
+        return self.root / 'workitems' / job_id / 'job-1' / task_id
 
     async def run(self, command: Command, stop: asyncio.Event) -> Outcome:
         assert all(other.command.directory != command.directory for other in self._running), (
@@ -196,7 +194,7 @@ class Bench:
 
     async def _start(self) -> None:
         self.engine = Engine(self.store, self.settings, self.workers, self.trash)
-        self.engine.resume()
+        recover(self.store, self.workers, self.trash)
         self._work = asyncio.ensure_future(self.engine.run())
 
     def kill(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from common.batch_service.errors import BatchError
 from common.batch_service.life import jobs, nodes, pools, tasks
 from common.batch_service.run import engine
 from common.batch_service.service import BatchService
-from common.batch_service.wire import documents
+from common.batch_service.wire import documents, files
 from common.batch_service.wire.shapes import read
 
 Document = dict[str, Any]
@@ -486,3 +487,33 @@ def test_files_of_what_is_gone_are_swept_at_the_start(tmp_path: Path) -> None:
         assert [path.name for path in root.glob('workitems/*')] == ['stays']
     run(before, tmp_path)
     run(after, tmp_path)
+
+
+def busy(path: Path, aside: Path) -> None:
+    raise OSError(16, 'Device or resource busy', path)
+
+
+def test_service_starts_though_files_of_what_is_gone_cannot_be_moved(tmp_path: Path, monkeypatch) -> None:
+    async def before(bench: Bench) -> None:
+        bench.add_pool()
+        await bench.until_nodes('idle')
+        root, = (tmp_path / 'nodes').glob('*/*')
+        (root / 'workitems/gone/job-1/task').mkdir(parents=True)
+
+    async def after(bench: Bench) -> None:
+        bench.add_job()
+        bench.add('task', 'true')
+        await bench.until_task('task', 'completed')
+    run(before, tmp_path)
+    monkeypatch.setattr(os, 'rename', busy)
+    run(after, tmp_path)
+
+
+def test_deletion_of_a_file_that_cannot_be_removed_is_refused(tmp_path: Path, monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        (tmp_path / 'file').touch()
+        monkeypatch.setattr(os, 'rename', busy)  # so it is for a mount point
+        with pytest.raises(BatchError) as error:
+            files.delete(tmp_path, 'file', False, bench.service.throw_away)
+        assert error.value.code == 'IOError'
+    run(test, tmp_path)

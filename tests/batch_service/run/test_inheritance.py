@@ -12,7 +12,7 @@ import pytest
 
 from common.batch_service.run.inheritance import keep_from_tasks
 
-from ..workbench import ServiceProcess, Workbench
+from ..workbench import ServiceProcess, Workbench, wait_until
 from .test_trash import as_ordinary_user
 
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='only Linux has this')
@@ -32,8 +32,9 @@ def test_task_of_the_same_user_reads_neither_environment_nor_memory() -> None:
         assert not readable('maps')
         # What is started can be read again: the reaper finds processes so.
         child = subprocess.Popen(['/bin/sleep', '600'], env={'NAME': 'VALUE'})
-        assert subprocess.run(['/usr/bin/head', '-c10', f'/proc/{child.pid}/environ'], capture_output=True,
-                              env={}).stdout == b'NAME=VALUE'
+        # Popen returns a moment before Linux has put the variables in their place.
+        wait_until(lambda: subprocess.run(['/usr/bin/head', '-c10', f'/proc/{child.pid}/environ'], capture_output=True,
+                                          env={}).stdout == b'NAME=VALUE')
         child.kill()
         child.wait()
     as_ordinary_user(work)
