@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from azure.batch import models
 
-from .workbench import ServiceProcess, Workbench, wait_until
+from ..workbench import ServiceProcess, Workbench, wait_until
 
 
 @pytest.fixture
