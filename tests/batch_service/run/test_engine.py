@@ -453,10 +453,10 @@ def test_wishes_that_a_kill_cut_short_are_fulfilled_at_the_next_start(tmp_path: 
 def test_preparation_that_a_kill_cut_off_runs_again(tmp_path: Path) -> None:
     async def before(bench: Bench) -> None:
         bench.add_pool()
-        bench.add_job(jobPreparationTask={'commandLine': shell(f'echo >> {tmp_path}/lines; until [ -e {tmp_path}/go ]; '
-                                                               f'do sleep 0.01; done')})
+        bench.add_job(jobPreparationTask={'commandLine': shell(
+            f'echo >> {tmp_path}/lines; touch {tmp_path}/begun; until [ -e {tmp_path}/go ]; do sleep 0.01; done')})
         bench.add('task', 'true')
-        await bench.until_file(tmp_path / 'lines')
+        await bench.until_file(tmp_path / 'begun')
 
     async def after(bench: Bench) -> None:
         await bench.until_task('task', 'completed')

@@ -100,7 +100,7 @@ def test_start_task_that_was_running_is_run_again_after_a_kill(own_service, tmp_
     bench = Workbench(own_service.client(), 'pool', 'job')
     bench.add_pool(start_task=models.StartTask(
         command_line=f"/bin/bash -c 'echo run >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) = 2 ] || sleep 600'"))
-    wait_until((tmp_path / 'runs').exists)
+    wait_until(lambda: (tmp_path / 'runs').is_file() and (tmp_path / 'runs').read_text() == 'run\n')
     own_service.kill()
     own_service.start()
     bench.client = own_service.client()
