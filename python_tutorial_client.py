@@ -226,7 +226,7 @@ def wait_for_tasks_to_complete(batch_service_client: BatchServiceClient, job_id:
             watch.show_progress()
             with watch.patience_with_the_service():
                 tasks = batch_service_client.task.list(job_id, task_list_options=incomplete)
-                if all(task.state == batchmodels.TaskState.completed for task in tasks):
+                if all(task.state == batchmodels.TaskState.completed for task in tasks) and watch.job_is_there():
                     return True
                 watch.look_at_job_pool_and_nodes()
             time.sleep(watch.pause)

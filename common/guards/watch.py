@@ -37,6 +37,8 @@ _ON_QUOTA = ('  What to do: see the quotas of your Batch account in the portal a
 _ON_ALLOCATION = ('  What to do: try again later, or use another VM size (_POOL_VM_SIZE) or a Batch account in '
                   'another region.')
 
+_GONE = 'The {what} of the tasks is gone: somebody else has deleted it while job [{job_id}] was not finished.'
+
 # The Batch SDK's own; those of a token that is fetched anew; and what requests raises while it reads an answer.
 _NO_ANSWER = (ClientRequestError, ServiceRequestError, ServiceResponseError, OSError)
 
@@ -95,8 +97,8 @@ class JobWatch:
         except (ClientException, *_NO_ANSWER) as error:
             code = getattr(getattr(error, 'error', None), 'code', None)
             if code in ('JobNotFound', 'PoolNotFound'):
-                raise WaitError(f'The {code[:-len("NotFound")].lower()} of the tasks is gone: somebody else has '
-                                f'deleted it while job [{self._job_id}] was not finished.') from error
+                what = code[:-len('NotFound')].lower()
+                raise WaitError(_GONE.format(what=what, job_id=self._job_id)) from error
             status = getattr(getattr(error, 'response', None), 'status_code', 0)
             if not isinstance(error, _NO_ANSWER) and status not in (408, 429) and status < 500:
                 raise
@@ -136,6 +138,15 @@ class JobWatch:
             if self._at_a_terminal:
                 # These lag behind on Azure: they are shown, and nothing is decided by them.
                 self._tasks = self._client.job.get_task_counts(self._job_id).task_counts
+
+    def job_is_there(self) -> bool:
+        """Returns True: the tasks that are not listed have been completed, and not deleted with their job.
+
+        Raises WaitError when they have, and what the SDK raises.
+        """
+        if self._client.job.get(self._job_id).state == batchmodels.JobState.deleting:
+            raise WaitError(_GONE.format(what='job', job_id=self._job_id))
+        return True
 
     def timed_out(self) -> WaitError:
         """Returns the error for a wait that took too long: it says in which phase that ended, and how far it came.

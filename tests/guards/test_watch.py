@@ -218,6 +218,15 @@ def test_what_somebody_else_does_ends_the_wait(bench: Workbench, act: Callable[[
 
 
 @pytest.mark.real
+def test_tasks_that_are_gone_with_their_job_are_not_completed(start_service: Callable[..., ServiceProcess]) -> None:
+    bench = a_job_on(start_service('--deletion-seconds', '60'))
+    bench.client.job.delete('myjob')
+    wait_until(lambda: bench.client.job.get('myjob').state == batchmodels.JobState.deleting)
+
+    assert why_waiting_ended(bench).startswith('The job of the tasks is gone')
+
+
+@pytest.mark.real
 def test_a_job_that_somebody_terminates_ends_the_wait_for_its_active_tasks(bench: Workbench) -> None:
     def terminate() -> None:
         bench.client.job.terminate('myjob', 'my mistake')
@@ -452,7 +461,7 @@ def test_the_line_is_never_wrapped(azure: MagicMock, clock: list[float], termina
 
 def test_a_terminal_shows_nothing_that_is_not_known(azure: MagicMock, clock: list[float],
                                                     terminal: Terminal) -> None:
-    azure.job.get.side_effect = refusal(503, 'ServerBusy')
+    azure.compute_node.list.side_effect = refusal(503, 'ServerBusy')
 
     assert states_at_a_terminal(azure, terminal) == []
 
