@@ -21,12 +21,17 @@ _NPM_SCRIPT = 'lib/node_modules/npm/bin/npm-cli.js'
 _INSTALLATION_TIMEOUT = 15 * 60
 
 # What Node.js runs before a script: the script gets a SIGTERM when its standard input ends, which it does
-# when we end, even if we are killed. If it then still waits for a client's connection, that is cut short.
+# when we end, even if we are killed. Then it ends when its files are written; clients that are still
+# connected keep it for a second at most.
 _LEASH = '''
+const connections = new Set();
+require("diagnostics_channel").subscribe("net.server.socket", ({socket}) => {
+  connections.add(socket.once("close", () => connections.delete(socket)));
+});
 process.stdout.on("error", () => {});
 process.stdin.resume().unref().on("end", () => {
   process.kill(process.pid, "SIGTERM");
-  setTimeout(() => process.exit(1), 5000).unref();
+  setTimeout(() => connections.forEach((socket) => socket.unref()), 1000).unref();
 });
 require(process.argv[1]);
 '''

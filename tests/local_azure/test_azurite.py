@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -33,6 +35,15 @@ INSTALLS_WHEN_TOLD = NPM_HEAD + '''
 const timer = setInterval(() => {
   if (fs.existsSync(path.join(shelf, "go"))) { install(); clearInterval(timer); }
 }, 10);
+'''
+SAVES_SLOWLY = '''
+const server = require("http").createServer(() => {}).listen(0, "127.0.0.1", () => {
+  console.log(`listens on http://127.0.0.1:${server.address().port}`);
+});
+process.once("SIGTERM", () => {
+  server.close();
+  setTimeout(() => require("fs").writeFileSync("saved", ""), 2000);
+});
 '''
 HANGS = NPM_HEAD + '''
 fs.writeFileSync(path.join(directory, "half a package"), "");
@@ -216,3 +227,19 @@ def test_real_installation_is_the_pinned_version_alone(azurite_install: Path) ->
 
     assert f'"version": "{azurite.VERSION}"' in package.read_text()
     assert not (azurite_install.parents[5] / 'npm-cache').exists()
+
+
+def test_server_that_we_leave_saves_what_it_has_though_a_client_waits_for_an_answer(tmp_path: Path) -> None:
+    script = tmp_path / 'main.js'
+    script.write_text(SAVES_SLOWLY)
+
+    with subprocess.Popen(azurite.command(script, tmp_path, 0, None, None), cwd=tmp_path, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        address = urlsplit(server.stdout.readline().split()[-1])
+        with socket.create_connection((address.hostname, address.port)) as client:
+            client.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n')
+            server.stdin.close()
+
+            assert server.wait(10) == 0
+
+    assert (tmp_path / 'saved').exists()
