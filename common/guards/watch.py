@@ -26,7 +26,7 @@ _PATIENCE = timedelta(minutes=2)
 _PATIENCE_ON_THIS_MACHINE = timedelta(seconds=10)
 _MOST_NODE_ERRORS = 3
 
-_JOB_STATES_WITHOUT_FUTURE = ('disabling', 'disabled', 'terminating', 'completed', 'deleting')
+_JOB_STATES_WITHOUT_FUTURE = ('disabling', 'disabled', 'terminating', 'completed')
 _NODE_STATES_WITHOUT_FUTURE = ('unusable', 'offline', 'preempted', 'leavingpool')
 
 _ON_START_TASK = ('  What to do: put right what the start task runs (start_task_commands); the nodes of this pool will '
@@ -144,8 +144,7 @@ class JobWatch:
 
         Raises WaitError when they have, and what the SDK raises.
         """
-        if self._client.job.get(self._job_id).state == batchmodels.JobState.deleting:
-            raise WaitError(_GONE.format(what='job', job_id=self._job_id))
+        self._refuse_deleted(self._client.job.get(self._job_id))
         return True
 
     def timed_out(self) -> WaitError:
@@ -176,7 +175,12 @@ class JobWatch:
         self._check_pool(pool, nodes)
         return pool_id, nodes
 
+    def _refuse_deleted(self, job: batchmodels.CloudJob) -> None:
+        if job.state == 'deleting':
+            raise WaitError(_GONE.format(what='job', job_id=self._job_id))
+
     def _check_job(self, job: batchmodels.CloudJob) -> None:
+        self._refuse_deleted(job)
         had_ended, self._job_had_ended = self._job_had_ended, job.state in ('terminating', 'completed')
         # One that had ended before the tasks were listed, not one that ended because they have.
         if job.state not in _JOB_STATES_WITHOUT_FUTURE or (self._job_had_ended and not had_ended):
