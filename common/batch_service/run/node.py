@@ -19,6 +19,7 @@ from typing import Any, Coroutine, TypeVar
 from ..life.outcome import Outcome, failure
 from . import command_line
 from .outputs import upload_outputs
+from .processes import Process
 from .reaper import Reaper, kill
 from .threads import in_thread
 from .transfers import TransferError, Transfers
@@ -123,13 +124,16 @@ class Node:
         except OSError as error:
             return Outcome(None, failure('ResourceDirectoryCreateFailed', str(error), 'servererror'))
         failed = None
-        if ended := await self._wait(process, limit):
+        ended = await self._wait(process, limit)
+        # One that waits for a broken disk does not even end when it is killed.
+        exit_code = process.exited.result() if process.exited.done() else None
+        if ended:
             failed = failure('TaskEnded', ended)
-        elif process.returncode:
+        elif exit_code:
             failed = failure('FailureExitCode', 'The task exited with an exit code representing a failure')
         if command.output_files:
             failed = await self._upload(command, environment, failed, limit)
-        return Outcome(process.returncode, failed)
+        return Outcome(exit_code, failed)
 
     def _environment_of(self, command: Command, work: Path) -> dict[str, str]:
         return {
@@ -150,8 +154,7 @@ class Node:
         for name in ('stdout.txt', 'stderr.txt'):
             (directory / name).touch()
 
-    async def _start(self, command: Command, work: Path, environment: dict[str, str],
-                     limit: _Limit) -> asyncio.subprocess.Process:
+    async def _start(self, command: Command, work: Path, environment: dict[str, str], limit: _Limit) -> Process:
         try:
             if len(command.line) < _LONG_LINE:
                 arguments = command_line.split(command.line)
@@ -164,30 +167,26 @@ class Node:
         limit.check()
         with open(command.directory / 'stdout.txt', 'wb') as out, open(command.directory / 'stderr.txt', 'wb') as err:
             try:
-                return await asyncio.create_subprocess_exec(
-                    *arguments, cwd=work, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=err,
-                    start_new_session=True)
+                return Process(arguments, work, environment, out, err)
             except FileNotFoundError as error:
                 raise _not_found(arguments[0], work, environment['PATH']) from error
             except (OSError, ValueError) as error:
                 raise _CannotStart('CommandLaunchFailed', f'The command cannot be launched: {error}') from error
 
-    async def _wait(self, process: asyncio.subprocess.Process, limit: _Limit) -> str | None:
+    async def _wait(self, process: Process, limit: _Limit) -> str | None:
         """Waits for the process's end; says why it was ended, None if it ended by itself."""
         self._reaper.began(process.pid)
-        exited = asyncio.ensure_future(process.wait())
         try:
             # When this service was halted for a while, its process may have ended though its time is over.
-            if await limit.wait(exited) or _has_exited(process.pid):
+            if await limit.wait(process.exited) or _has_exited(process.pid):
                 return None
             kill(process.pid, signal.SIGTERM)
-            await asyncio.wait({exited}, timeout=KILL_AFTER_SECONDS)
+            await asyncio.wait({process.exited}, timeout=KILL_AFTER_SECONDS)
             return limit.reason
         finally:
             kill(process.pid, signal.SIGKILL)  # also what the process left behind in its group
             self._reaper.ended(process.pid)
-            # One that waits for a broken disk does not even end then.
-            await asyncio.wait({exited}, timeout=1.0)
+            await asyncio.wait({process.exited}, timeout=1.0)
 
     async def _upload(self, command: Command, environment: dict[str, str], failed: dict[str, Any] | None,
                       limit: _Limit) -> dict[str, Any] | None:
