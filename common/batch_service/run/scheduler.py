@@ -37,34 +37,40 @@ class Scheduler:
             return []
         pool = self._store.find('pool', '', next(iter(free)).pool_id)
         pack = pool is not None and pool['taskSchedulingPolicy']['nodeFillType'] == 'Pack'
-        placed = []
+        placed, ready = [], _ReadyNodes(self._store, job)
         for task in self._store.queue(job['id'], most, max(free.values())):
             slots = task['requiredSlots']
-            worker = self._worker_for(job, task, free, slots, pack)
+            worker = next((worker for worker in _fitting(task, free, pack) if ready[worker]), None)
             if worker is None:
                 continue
-            node = self._store.get('node', worker.pool_id, worker.node_id)
-            prepared = jobs.preparation_state(job, self._row(job, worker)) == 'done'
-            tasks.place(self._store, job, task, node, 'running' if prepared else 'preparing')
+            node, state = ready[worker]
+            tasks.place(self._store, job, task, node, state)
             placed.append((task, worker))
             free[worker] -= slots
             if not free[worker]:
                 del free[worker]
         return placed
 
-    def _worker_for(self, job: Document, task: Document, free: dict[Worker, int], slots: int,
-                    pack: bool) -> Worker | None:
-        wanted = task.get('affinityInfo', {}).get('affinityId', '').removeprefix('TVM:')
-        fitting = [worker for worker, free_slots in free.items() if free_slots >= slots]
-        fitting.sort(key=lambda worker: (worker.node_id != wanted, free[worker] * (1 if pack else -1)))
-        for worker in fitting:
-            node = self._store.find('node', worker.pool_id, worker.node_id)
-            if node is not None and nodes.takes_tasks(node) and (
-                    jobs.preparation_state(job, self._row(job, worker)) != 'failed'):
-                return worker
-        return None
 
-    def _row(self, job: Document, worker: Worker) -> Document | None:
-        if 'jobPreparationTask' not in job:
-            return None
-        return self._store.find('preparation', job['id'], worker.node_id)
+class _ReadyNodes(dict[Worker, tuple[Document, str]]):
+    """The documents of nodes on which tasks of a job may be placed, each read once, with the state of a task there."""
+
+    def __init__(self, store: Store, job: Document) -> None:
+        self._store = store
+        self._job = job
+
+    def __missing__(self, worker: Worker) -> tuple[Document, str] | None:
+        node, row = self._store.find('node', worker.pool_id, worker.node_id), None
+        if 'jobPreparationTask' in self._job:
+            row = self._store.find('preparation', self._job['id'], worker.node_id)
+        prepared = jobs.preparation_state(self._job, row)
+        takes_tasks = node is not None and nodes.takes_tasks(node) and prepared != 'failed'
+        self[worker] = (node, 'running' if prepared == 'done' else 'preparing') if takes_tasks else None
+        return self[worker]
+
+
+def _fitting(task: Document, free: dict[Worker, int], pack: bool) -> list[Worker]:
+    """The nodes with room for a task, the best first."""
+    wanted = task.get('affinityInfo', {}).get('affinityId', '').removeprefix('TVM:')
+    return sorted((worker for worker, free_slots in free.items() if free_slots >= task['requiredSlots']),
+                  key=lambda worker: (worker.node_id != wanted, free[worker] * (1 if pack else -1)))
