@@ -19,7 +19,7 @@ from .errors import BatchError
 Document = dict[str, Any]
 
 _APPLICATION = 0x42617463
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = '''
 CREATE TABLE resource (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -31,6 +31,7 @@ CREATE TABLE resource (
     state TEXT GENERATED ALWAYS AS (json_extract(doc, '$.state')) VIRTUAL,
     due REAL GENERATED ALWAYS AS (json_extract(doc, '$._due')) VIRTUAL,
     whole INTEGER GENERATED ALWAYS AS (CASE WHEN id NOT GLOB '*[^0-9]*' THEN CAST(id AS INTEGER) END) VIRTUAL,
+    satisfies INTEGER GENERATED ALWAYS AS (json_extract(doc, '$._satisfies')) VIRTUAL,
     UNIQUE (kind, parent, id));
 CREATE INDEX by_id ON resource (kind, parent, id, state);
 CREATE INDEX by_state ON resource (kind, parent, state, id);
@@ -38,6 +39,7 @@ CREATE INDEX by_due ON resource (due) WHERE due IS NOT NULL;
 CREATE INDEX queue ON resource (parent, number) WHERE kind = 'task' AND state = 'active' AND waits_for IS NULL;
 CREATE INDEX waiting ON resource (parent, waits_for) WHERE waits_for IS NOT NULL;
 CREATE INDEX by_number ON resource (parent, whole) WHERE kind = 'task' AND whole IS NOT NULL;
+CREATE INDEX unsatisfying ON resource (parent, whole) WHERE kind = 'task' AND whole IS NOT NULL AND satisfies IS NULL;
 CREATE TABLE tally (
     kind TEXT NOT NULL,
     parent TEXT NOT NULL COLLATE NOCASE,
@@ -225,10 +227,28 @@ class Store:
         """At most so many documents in the order of their ids, from the one behind ``after``."""
         where, parameters = condition or ('1', [])
         used = len(parameters)
-        rows = self._connection.execute(
-            f'SELECT doc FROM resource WHERE kind = ?{used + 1} AND parent = ?{used + 2} AND id > ?{used + 3} '
-            f'AND {where} ORDER BY id LIMIT ?{used + 4}', [*parameters, kind, parent, after, most])
-        return [json.loads(doc) for doc, in rows]
+        query = (f'SELECT id, doc FROM resource WHERE kind = ?{used + 1} AND parent = ?{used + 2} AND id > ?{used + 3} '
+                 f'AND {where}')
+        limit = f'ORDER BY id LIMIT ?{used + 4}'
+        parameters = [*parameters, kind, parent, after, most]
+        if (states := self._states_let_through(kind, parent, condition)) is not None:
+            # Each by its index: there may be many documents of the others.
+            parts = [f'SELECT * FROM ({query} AND state = ?{used + 5 + number} {limit})' for number in range(len(states))]
+            query = f'SELECT id, doc FROM ({" UNION ALL ".join(parts)})' if parts else f'{query} AND 0'
+            parameters += states
+        return [json.loads(doc) for _, doc in self._connection.execute(f'{query} {limit}', parameters)]
+
+    def _states_let_through(self, kind: str, parent: str, condition: tuple[str, list[Any]] | None) -> list[str] | None:
+        """The states whose documents may fulfil a condition; None if all may, or if that is not known."""
+        if condition is None or kind not in ('task', 'node'):
+            return None
+        states = {state for state, *_ in self.counts(kind, parent)}
+        where, parameters = condition
+        # Whatever is not known is NULL: what is false then is false of each document in that state.
+        passing = [state for state in states if self._connection.execute(
+            f'SELECT {where} FROM (SELECT ?{len(parameters) + 1} AS state, NULL AS id, NULL AS doc)',
+            [*parameters, state]).fetchone() != (0,)]
+        return None if len(passing) == len(states) else passing
 
     def queue(self, job_id: str, most: int, slots: int) -> list[Document]:
         """The next tasks of a job that may be scheduled and fit so many slots, in the order of their adding."""
@@ -243,12 +263,23 @@ class Store:
             "SELECT doc FROM resource WHERE kind = 'task' AND parent = ? AND waits_for = ?", (job_id, _key(waits_for)))
         return [json.loads(doc) for doc, in rows]
 
-    def tasks_in_range(self, job_id: str, start: int, end: int) -> Iterator[Document]:
-        """The tasks of a job whose ids, read as whole numbers, lie in a range; the highest first, read one by one."""
-        rows = self._connection.execute(
-            "SELECT doc FROM resource WHERE kind = 'task' AND parent = ? AND whole BETWEEN ? AND ? "
-            'AND whole IS NOT NULL ORDER BY whole DESC', (job_id, start, end))
-        return (json.loads(doc) for doc, in rows)
+    def missing_in_range(self, job_id: str, start: int, end: int) -> int | None:
+        """The highest of a range of whole numbers that is no task's id, or one's without ``_satisfies``; None if none.
+
+        Two ids may be the same number, such as 7 and 007: then both count.
+        """
+        tasks = "FROM resource WHERE kind = 'task' AND parent = ? AND whole BETWEEN ? AND ? AND whole IS NOT NULL"
+        unsatisfying, = self._connection.execute(
+            f'SELECT max(whole) {tasks} AND satisfies IS NULL', (job_id, start, end)).fetchone()
+        if unsatisfying is not None:
+            return unsatisfying
+        missing = end
+        for number, in self._connection.execute(f'SELECT DISTINCT whole {tasks} ORDER BY whole DESC',
+                                                (job_id, start, end)):
+            if number < missing:
+                break
+            missing = number - 1
+        return missing if missing >= start else None
 
     def counts(self, kind: str, parent: str) -> list[tuple[str, str, int, int]]:
         """For each state, and each result of a task or 1 of a dedicated node: how many, and of how many slots."""

@@ -5,6 +5,7 @@ Seen in recorded traffic of the real service (azure-sdk-for-python, sdk/batch/az
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime, parsedate_to_datetime
@@ -74,6 +75,7 @@ def moment_of_header(text: str) -> datetime:
         raise ValueError(f'{text!r} is no date') from error
 
 
+@functools.lru_cache
 def duration(text: str) -> timedelta | None:
     """The length of an ISO 8601 duration, None for no limit; years are 365 days, months 30.
 
@@ -82,7 +84,7 @@ def duration(text: str) -> timedelta | None:
     Raises:
         ValueError: The text is none.
     """
-    if isinstance(text, str) and len(text) > _LONGEST_DURATION:
+    if len(text) > _LONGEST_DURATION:
         raise ValueError('The text is too long for an ISO 8601 duration')
     try:
         parsed = isodate.parse_duration(text)
@@ -90,7 +92,7 @@ def duration(text: str) -> timedelta | None:
             days = int(parsed.years) * _DAYS_OF_YEAR + int(parsed.months) * _DAYS_OF_MONTH
             parsed = parsed.tdelta + timedelta(days=days)
         return parsed if parsed.days < _INFINITE_DAYS else None
-    except (TypeError, OverflowError, ArithmeticError) as error:
+    except (OverflowError, ArithmeticError) as error:
         raise ValueError(f'{text!r} is no ISO 8601 duration') from error
 
 

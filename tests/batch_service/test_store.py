@@ -5,7 +5,7 @@ import resource
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -69,10 +69,44 @@ def test_queue_has_the_oldest_tasks_that_wait_for_none_and_fit(store: Store) -> 
     assert store.waiting('job', 't7') == []
 
 
-def test_tasks_in_a_range_are_those_whose_ids_are_its_numbers(store: Store) -> None:
-    for id in ('1', '02', '2', '10', '2a', '-2', '٢', '99999999999999999999'):
+@pytest.mark.parametrize(('satisfying', 'others', 'missing'), [
+    (['2', '3', '10', '4', '5', '6', '7', '8', '9'], ['1', '11', '2a', '-2', '٢', '9' * 20], None),
+    (['2', '3', '5', '6', '7', '8', '9', '10'], ['4'], 4), (['3', '4', '5', '6', '7', '8', '9', '10'], [], 2),
+    (['2', '3', '4', '5', '6', '7', '8'], ['9'], 9), (['2', '3', '4', '6', '7', '8', '9', '10'], [], 5),
+    ([], [], 10), (['2', '3', '4', '5', '6', '7', '8', '9', '10'], ['002'], 2)])
+def test_what_is_missing_in_a_range(store: Store, satisfying: list[str], others: list[str],
+                                    missing: int | None) -> None:
+    for id in others:
         store.add('task', 'job', id, {'id': id, 'state': 'active'})
-    assert [int(task['id']) for task in store.tasks_in_range('job', 2, 10)] == [10, 2, 2]
+    for id in satisfying:
+        store.add('task', 'job', id, {'id': id, 'state': 'completed', '_satisfies': True})
+    assert store.missing_in_range('job', 2, 10) == missing
+
+
+def test_a_task_that_is_missing_in_a_range_is_found_in_few_steps_however_large_it_is(store: Store) -> None:
+    for number in range(2_000):
+        more = {} if number == 1_000 else {'_satisfies': True}
+        store.add('task', 'job', str(number), {'id': str(number), 'state': 'completed', **more})
+    assert steps(store, lambda: store.missing_in_range('job', 0, 1_999)) < 50
+
+
+@pytest.mark.parametrize('kind', ['task', 'node'])
+def test_a_page_of_a_state_is_found_in_few_steps_however_many_are_in_another(store: Store, kind: str) -> None:
+    for number in range(2_000):
+        store.add(kind, 'p', f'{number:04}', {'id': f'{number:04}', 'state': 'active' if number > 1_990 else 'completed'})
+    for where in ('state <> ?1', "state <> ?1 AND json_extract(doc, '$.x') IS NULL"):
+        assert [found['id'] for found in store.page(kind, 'p', '1995', 3, (where, ['completed']))] == [
+            '1996', '1997', '1998']
+        assert steps(store, lambda: store.page(kind, 'p', '', 5, (where, ['completed']))) < 1_000
+
+
+def steps(store: Store, question: Callable[[], object]) -> int:
+    """How many instructions of its virtual machine SQLite has taken for a question."""
+    taken = []
+    store._connection.set_progress_handler(lambda: taken.append(1), 1)
+    question()
+    store._connection.set_progress_handler(None, 1)
+    return len(taken)
 
 
 def test_what_has_the_same_number_is_waited_for_alike(store: Store) -> None:

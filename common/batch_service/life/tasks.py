@@ -60,7 +60,8 @@ def reactivate(store: Store, job_id: str, task: Document) -> None:
     jobs.refuse_unless_open(store.get('job', '', job_id))
     task['executionInfo'] = {'retryCount': 0, 'requeueCount': task['executionInfo']['requeueCount']}
     task |= {'eTag': entity_tag(), 'lastModified': now()}
-    task.pop('_due', None)
+    for name in ('_due', '_satisfies'):
+        task.pop(name, None)
     move('task', task, 'active')
     store.save('task', job_id, task)
 
@@ -153,6 +154,8 @@ def _complete(store: Store, job_id: str, task: Document, outcome: Outcome) -> No
         execution['exitCode'] = outcome.exit_code
     if failed:
         execution['failureInfo'] = failed
+    if exit_options(task).get('dependencyAction', 'block' if failed else 'satisfy') == 'satisfy':
+        task['_satisfies'] = True
     move('task', task, 'completed')
     retention = duration(task['constraints']['retentionTime'])
     if retention is not None and 'nodeInfo' in task:
@@ -193,47 +196,21 @@ def counts(store: Store, job_id: str, lag_seconds: float) -> Document:
 
 def _look_at_dependents(store: Store, job_id: str, parent_id: str) -> None:
     for task in store.waiting(job_id, parent_id):
-        store.set_waits_for(job_id, task['id'], _missing_parent(store, job_id, task, parent_id))
+        store.set_waits_for(job_id, task['id'], _missing_parent(store, job_id, task))
 
 
-def _missing_parent(store: Store, job_id: str, task: Document, ended: str = '') -> str | None:
-    """One of the tasks that a task has to wait for, and that it need not be looked at before the end of.
-
-    Args:
-        ended: The one that it has waited for until now.
-    """
+def _missing_parent(store: Store, job_id: str, task: Document) -> str | None:
+    """One of the tasks that a task has to wait for, and that it need not be looked at before the end of."""
     depends_on = task.get('dependsOn', {})
     for id in reversed(depends_on.get('taskIds', ())):
-        if not _satisfies(store.find('task', job_id, id)):
+        parent = store.find('task', job_id, id)
+        if parent is None or '_satisfies' not in parent:
             return id
     for range in depends_on.get('taskIdRanges', ()):
-        start, end = range['start'], range['end']
-        # Those below the one that has ended come first: if all end in turn, up or down, few are read for each.
-        between = int(ended) if ended.isdigit() and start < int(ended) <= end else start
-        missing = (_missing_in_range(store, job_id, start, between - 1)
-                   or _missing_in_range(store, job_id, between, end))
-        if missing:
-            return missing
+        missing = store.missing_in_range(job_id, range['start'], range['end'])
+        if missing is not None:
+            return str(missing)
     return None
-
-
-def _missing_in_range(store: Store, job_id: str, start: int, end: int) -> str | None:
-    """The highest number that is no task's id, or a task's that does not satisfy those waiting for it."""
-    for parent in store.tasks_in_range(job_id, start, end):
-        number = int(parent['id'])
-        if number < end:
-            break
-        if not _satisfies(parent):
-            return parent['id']
-        end = number - 1
-    return str(end) if end >= start else None
-
-
-def _satisfies(parent: Document | None) -> bool:
-    if parent is None or parent['state'] != 'completed':
-        return False
-    succeeded = parent['executionInfo']['result'] == 'success'
-    return exit_options(parent).get('dependencyAction', 'satisfy' if succeeded else 'block') == 'satisfy'
 
 
 def exit_options(task: Document) -> Document:

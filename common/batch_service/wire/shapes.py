@@ -145,7 +145,7 @@ def duration_of(least: str = 'PT0S', most: str | None = None) -> Field:
     """An ISO 8601 duration within bounds, normalised."""
     def convert(value: Any, path: str) -> str:
         try:
-            length = duration(value)
+            length = duration(str(value))
         except ValueError as error:
             raise invalid_property(path, value, 'Expected an ISO 8601 duration such as PT30M') from error
         if length is not None and length < duration(least):
