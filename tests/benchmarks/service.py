@@ -40,6 +40,9 @@ class Client:
 
     def add_job(self, job_id: str, pool_id: str, tasks: int, line: str) -> None:
         assert self.send('POST', '/jobs', {'id': job_id, 'poolInfo': {'poolId': pool_id}}).status_code == 201
+        self.add_tasks(job_id, tasks, line)
+
+    def add_tasks(self, job_id: str, tasks: int, line: str) -> None:
         for first in range(0, tasks, 100):
             answer = self.send('POST', f'/jobs/{job_id}/addtaskcollection', {'value': [
                 {'id': f'task{number}', 'commandLine': line} for number in range(first, min(tasks, first + 100))]})
