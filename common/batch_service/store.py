@@ -233,7 +233,8 @@ class Store:
         parameters = [*parameters, kind, parent, after, most]
         if (states := self._states_let_through(kind, parent, condition)) is not None:
             # Each by its index: there may be many documents of the others.
-            parts = [f'SELECT * FROM ({query} AND state = ?{used + 5 + number} {limit})' for number in range(len(states))]
+            parts = [f'SELECT * FROM ({query} AND state = ?{used + 5 + number} {limit})'
+                     for number in range(len(states))]
             query = f'SELECT id, doc FROM ({" UNION ALL ".join(parts)})' if parts else f'{query} AND 0'
             parameters += states
         return [json.loads(doc) for _, doc in self._connection.execute(f'{query} {limit}', parameters)]

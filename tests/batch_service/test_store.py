@@ -93,7 +93,8 @@ def test_a_task_that_is_missing_in_a_range_is_found_in_few_steps_however_large_i
 @pytest.mark.parametrize('kind', ['task', 'node'])
 def test_a_page_of_a_state_is_found_in_few_steps_however_many_are_in_another(store: Store, kind: str) -> None:
     for number in range(2_000):
-        store.add(kind, 'p', f'{number:04}', {'id': f'{number:04}', 'state': 'active' if number > 1_990 else 'completed'})
+        document = {'id': f'{number:04}', 'state': 'active' if number > 1_990 else 'completed'}
+        store.add(kind, 'p', document['id'], document)
     for where in ('state <> ?1', "state <> ?1 AND json_extract(doc, '$.x') IS NULL"):
         assert [found['id'] for found in store.page(kind, 'p', '1995', 3, (where, ['completed']))] == [
             '1996', '1997', '1998']

@@ -121,12 +121,13 @@ def test_command_that_is_to_end_before_it_began_is_not_run(node) -> None:
 
 
 @pytest.mark.real
-def test_task_that_ended_in_time_succeeds_though_the_service_was_halted_beyond_its_limit(own_service) -> None:
+def test_task_that_ended_in_time_succeeds_though_the_service_was_halted_beyond_its_limit(own_service, tmp_path) -> None:
     bench = Workbench(own_service.client(), 'pool', 'job')
     bench.add_pool()
     bench.add_job()
-    bench.add('task', 'sleep 1', constraints=models.TaskConstraints(max_wall_clock_time=timedelta(seconds=2)))
-    wait_until(lambda: bench.task('task').state == models.TaskState.running)
+    bench.add('task', f"/bin/sh -c 'touch {tmp_path}/begun; sleep 1'",
+              constraints=models.TaskConstraints(max_wall_clock_time=timedelta(seconds=2)))
+    wait_until((tmp_path / 'begun').exists)
     own_service.process.send_signal(signal.SIGSTOP)
     time.sleep(3)
     own_service.process.send_signal(signal.SIGCONT)
