@@ -6,6 +6,7 @@ OperationNotImitated, which is this service's own.
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 _CATALOGUE: dict[str, tuple[int, str]] = {
@@ -108,3 +109,8 @@ class BatchError(Exception):
 def invalid_property(name: str, value: Any, reason: str) -> BatchError:
     """The refusal of one property's value, which names the property, the value and the reason."""
     return BatchError('InvalidPropertyValue', PropertyName=name, PropertyValue=value, Reason=reason)
+
+
+def needs_trace(error: Exception) -> bool:
+    """Whether the log is to say where an error comes from: a disk that is full or broken is nobody's fault."""
+    return not (isinstance(error, OSError) or isinstance(error, sqlite3.OperationalError) and 'disk' in str(error))

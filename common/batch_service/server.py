@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from .api import ROUTES, Route
-from .errors import BatchError
+from .errors import BatchError, needs_trace
 from .values import now
 from .wire import versions
 from .wire.auth import SharedKey
@@ -58,8 +58,9 @@ class Server:
             return
         except BatchError as error:
             response = _refusal(call, error, request_id)
-        except Exception:  # the last resort: whatever is wrong here, the client gets an answer and the log a trace
-            _LOG.exception('Request %s failed: %s %s', request_id, call.method, call.path)
+        except Exception as error:  # the last resort: whatever is wrong here, the client gets an answer
+            _LOG.error('Request %s failed: %s %s: %s', request_id, call.method, call.path, error,
+                       exc_info=needs_trace(error))
             response = _refusal(call, BatchError('InternalError'), request_id)
         self._add_headers(call, response, request_id)
         await response(scope, receive, send)

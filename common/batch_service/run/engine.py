@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import BatchError
+from ..errors import BatchError, needs_trace
 from ..life import jobs, nodes, pools, tasks
 from ..life.outcome import Outcome
 from ..settings import Settings
@@ -120,9 +120,9 @@ class Engine:
         """What fails here is logged, once, and tried again later: it must not keep the others back."""
         try:
             yield
-        except Exception:
+        except Exception as error:
             if what not in self._put_off:
-                _LOG.exception('The service failed at %s; it tries again', ' '.join(what))
+                _log_new_try(' '.join(what), error)
             self._put_off[what] = time.monotonic() + _PAUSE_AFTER_TROUBLE
         else:
             self._put_off.pop(what, None)
@@ -338,9 +338,9 @@ class Engine:
             try:
                 result = action()
                 return await result if inspect.isawaitable(result) else result
-            except Exception:
+            except Exception as error:
                 if not logged:
-                    _LOG.exception('The service failed at %s; it tries again', action.__qualname__)
+                    _log_new_try(action.__qualname__, error)
                 logged = True
                 await asyncio.sleep(_PAUSE_AFTER_TROUBLE)
 
@@ -461,3 +461,7 @@ class Engine:
     def _throw_all(self, pattern: str) -> None:
         for directory in self._workers.directories(pattern):
             self._trash.throw(directory)
+
+
+def _log_new_try(what: str, error: Exception) -> None:
+    _LOG.error('The service failed at %s; it tries again: %s', what, error, exc_info=needs_trace(error))
