@@ -83,8 +83,9 @@ class Store:
         self._changed = changed
         self._depth = 0
         try:
-            # Nobody but its owner reads it, whatever the umask is.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            # Nobody but its owner reads it, whatever the umask is. SQLite would not say why it cannot make its files.
+            for name in (path, f'{path}-wal', f'{path}-shm'):
+                os.close(os.open(name, os.O_RDWR | os.O_CREAT, 0o600))
             self._connection = sqlite3.connect(path, isolation_level=None)
             # With a write-ahead log, what was committed survives the end of this process, though not of the machine.
             self._connection.execute('PRAGMA journal_mode = WAL')
