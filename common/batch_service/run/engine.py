@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..errors import BatchError, needs_trace
@@ -64,6 +65,8 @@ class Engine:
         self._works: set[asyncio.Task[Any]] = set()
         self._put_off: dict[tuple[str, ...], float] = {}
         self._going_down: set[str] = set()
+        self._to_sweep: set[Path] = set()
+        self._sweeping = asyncio.Lock()
 
     def tell(self) -> None:
         """Something has changed: the engine looks, and whoever waits for a change looks too."""
@@ -265,8 +268,9 @@ class Engine:
     def _look_at_pool(self, _: str, pool: Document) -> list[Step]:
         if pool['state'] == 'deleting':
             states = {state for state, *_ in self._store.counts('node', pool['id'])}
-            if staying := states - {'leavingpool'}:
-                for node in self._store.all('node', pool['id'], *staying)[:_MOST_CHANGES_AT_ONCE]:
+            if states - {'leavingpool'}:
+                for node in self._store.page('node', pool['id'], '', _MOST_CHANGES_AT_ONCE,
+                                             ('state <> ?1', ['leavingpool'])):
                     nodes.leave(self._store, node, 'requeue')
                 self._look_again('pool', '', pool['id'])
             elif states:
@@ -427,10 +431,18 @@ class Engine:
     async def _take_down(self, pool_id: str, node_id: str, worker: Worker | None) -> None:
         """Ends what a node has left behind, and its files if they go; then it boots anew or is forgotten."""
         if worker is None or worker.used:
-            await self._again(lambda: asyncio.to_thread(end_processes_below, self._workers.root(pool_id, node_id)))
+            await self._again(lambda: self._end_processes_below(self._workers.root(pool_id, node_id)))
         self._workers.remove(node_id)
         await self._report(lambda: self._taken_down(pool_id, node_id))
         self._going_down.discard(node_id)
+
+    async def _end_processes_below(self, root: Path) -> None:
+        """Looks at all processes once for all nodes that go down at the same time."""
+        self._to_sweep.add(root)
+        async with self._sweeping:
+            if root in self._to_sweep:
+                await asyncio.to_thread(end_processes_below, *(roots := frozenset(self._to_sweep)))
+                self._to_sweep -= roots
 
     def _taken_down(self, pool_id: str, node_id: str) -> None:
         node = self._store.get('node', pool_id, node_id)

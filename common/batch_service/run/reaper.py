@@ -22,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 4
 
 _LONGEST_ENVIRONMENT = 6 << 20  # Linux takes no longer one
+_NAME = b'AZ_BATCH_'
+_NAMED = re.compile(rb'AZ_BATCH_(?:NODE_ROOT|TASK)_DIR=([^\0]*)')
 
 
 class Reaper:
@@ -103,19 +105,19 @@ def _end_all(groups: set[int], nodes: Path) -> None:
     end_processes_below(nodes)
 
 
-def end_processes_below(directory: Path) -> None:
-    """Kills every process of a node, or of a task, at or below the directory, also those that have left their group.
+def end_processes_below(*directories: Path) -> None:
+    """Kills every process of a node, or of a task, at or below the directories, also those that have left their group.
 
     Where /proc does not tell the environment of processes, that is none. What cannot be killed within some seconds,
     because it waits for a disk for instance, is logged.
     """
-    value = os.fsencode(directory)
+    values = set(map(os.fsencode, directories))
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while left := _processes_of(value):
+    while left := _processes_of(values):
         for process in left:
             _kill_with_group(process)
         if time.monotonic() > deadline:
-            _LOG.warning('%d processes below %s cannot be ended, %d for instance', len(left), directory, left[0])
+            _LOG.warning('%d processes below %s cannot be ended, %d for instance', len(left), directories[0], left[0])
             return
         time.sleep(0.001)
 
@@ -131,12 +133,11 @@ def _kill_with_group(process: int) -> None:
         kill(group, signal.SIGKILL)
 
 
-def _processes_of(value: bytes) -> list[int]:
-    """The processes whose environment names a path, or one below it, as theirs."""
+def _processes_of(directories: set[bytes]) -> list[int]:
+    """The processes whose environment names one of the paths, or one below them, as theirs."""
     if not os.path.isdir('/proc'):
         return []
     found = []
-    named = re.compile(rb'AZ_BATCH_(?:NODE_ROOT|TASK)_DIR=' + re.escape(value) + rb'[/\0]')
     buffer = bytearray(_LONGEST_ENVIRONMENT)  # one for all: there may be thousands
     for process in filter(str.isdigit, os.listdir('/proc')):
         try:
@@ -149,9 +150,19 @@ def _processes_of(value: bytes) -> list[int]:
             continue
         finally:
             os.close(descriptor)
-        if buffer.find(value, 0, length) >= 0 and named.search(buffer, 0, length):
+        # Most have no such variable, which this says much sooner.
+        if buffer.find(_NAME, 0, length) >= 0 and any(
+                _is_below(named[1], directories) for named in _NAMED.finditer(buffer, 0, length)):
             found.append(int(process))
     return found
+
+
+def _is_below(path: bytes, directories: set[bytes]) -> bool:
+    while path not in directories:
+        path, child = os.path.dirname(path), path
+        if path == child:
+            return False
+    return True
 
 
 if __name__ == '__main__':

@@ -207,6 +207,25 @@ def test_node_whose_tasks_beside_end_together_goes_down_once(tmp_path: Path, mon
     run(test, tmp_path)
 
 
+def test_nodes_that_go_down_together_are_looked_through_together(tmp_path: Path, monkeypatch) -> None:
+    looks = []
+
+    def look(*roots: Path) -> None:
+        looks.append(roots)
+        time.sleep(0.05)
+    monkeypatch.setattr(engine, 'end_processes_below', look)
+
+    async def test(bench: Bench) -> None:
+        bench.add_pool(nodes=20, startTask={'commandLine': 'true'})
+        await bench.until_nodes(*['idle'] * 20)
+        names = {node['id'] for node in bench.nodes()}
+        bench.ask(pools.delete, bench.store.get('pool', '', 'pool'))
+        await bench.until(lambda: bench.store.find('pool', '', 'pool') is None)
+        assert sorted(root.name for roots in looks for root in roots) == sorted(names)
+        assert len(looks) < 10
+    run(test, tmp_path)
+
+
 def test_terminate_is_not_lost_while_a_reboot_requeues(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.add_pool()
