@@ -134,6 +134,9 @@ class Engine:
         return self._put_off.get(what, 0.0) > time.monotonic()
 
     def _seconds_to_next_look(self) -> float | None:
+        # What has not been tried again is gone meanwhile.
+        self._put_off = {what: moment for what, moment in self._put_off.items()
+                         if moment + _PAUSE_AFTER_TROUBLE > time.monotonic()}
         if self._put_off:
             return _PAUSE_AFTER_TROUBLE
         due = self._store.next_due()

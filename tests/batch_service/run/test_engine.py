@@ -309,6 +309,22 @@ def test_job_that_cannot_be_placed_does_not_keep_others_back(tmp_path: Path, cap
     run(test, tmp_path)
 
 
+def test_job_that_could_not_be_placed_is_forgotten_when_it_is_gone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(engine, '_PAUSE_AFTER_TROUBLE', 0.1)
+
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job()
+        bench.store.save('job', '', {**bench.job(), 'maxParallelTasks': None})
+        await bench.until_nodes('idle')
+        await asyncio.sleep(0.1)
+        bench.ask(jobs.delete, bench.job())
+        await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+        await asyncio.sleep(0.3)
+        assert bench.service._engine._seconds_to_next_look() is None
+    run(test, tmp_path)
+
+
 def test_node_whose_start_task_failed_is_neither_disabled_nor_enabled(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.add_pool(startTask={'commandLine': 'false'})
