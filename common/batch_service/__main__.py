@@ -82,7 +82,7 @@ async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: s
                             http=partial(Connection, waiting={}, most=most_connections()),
                             # Anybody can send what is no HTTP: no line of the log for it.
                             log_level=logging.ERROR, backlog=ACCEPTED_AT_ONCE,
-                            access_log=False, server_header=False, date_header=False,
+                            access_log=False, server_header=False, date_header=False, proxy_headers=False,
                             ssl_certfile=options.cert, ssl_keyfile=options.key)
     asyncio.get_running_loop().set_exception_handler(tell_shortly())
     server = _PromptServer(config)

@@ -35,6 +35,11 @@ def test_clock_that_is_off_is_refused(send) -> None:
     assert 'more than 15 minutes off' in answer.text
 
 
+def test_nobody_is_told_of_another_scheme_because_a_client_names_it(shared_service, send) -> None:
+    answer = send('GET', f'/pools?api-version={VERSION}', headers={'X-Forwarded-Proto': 'https'})
+    assert answer.json()['odata.metadata'].startswith(f'{shared_service.url}/')
+
+
 def test_request_without_a_signature_does_nothing(shared_service, batch) -> None:
     answer = requests.delete(f'{shared_service.url}/pools/x?api-version={VERSION}', timeout=10)
     assert answer.status_code == 403
