@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..life import nodes, tasks
+from ..life import jobs, nodes, tasks
 from ..life.moves import move, wish
+from ..life.outcome import Outcome, failure
 from ..store import Store
 from .trash import Trash
 from .workers import Workers
 
 Document = dict[str, Any]
+
+_CUT_OFF = Outcome(None, failure('TaskEnded', 'The service ended while it ran'))
 
 
 def recover(store: Store, workers: Workers, trash: Trash) -> None:
@@ -46,7 +49,8 @@ def _recover_tasks(store: Store, job: Document) -> None:
 def _recover_preparations(store: Store, job: Document) -> None:
     for row in store.all('preparation', job['id']):
         if row['jobPreparationTaskExecutionInfo']['state'] == 'running':
-            row['_stale'] = True
+            jobs.end_preparation(store, job, row['id'], _CUT_OFF, stopped=True)
+            row = store.get('preparation', job['id'], row['id'])
         if row.get('jobReleaseTaskExecutionInfo', {}).get('state') == 'running':
             del row['jobReleaseTaskExecutionInfo']
         store.save('preparation', job['id'], row)

@@ -139,9 +139,10 @@ def test_what_is_no_http_url_is_the_users_error(tmp_path, url) -> None:
     assert failure_of(tmp_path, url)[:2] == ('usererror', 'BlobDownloadMiscError')
 
 
-@pytest.mark.parametrize('target', ['file:///etc/hostname', 'ftp://127.0.0.1/x'])
-def test_redirect_to_what_is_no_http_url_is_refused(server, tmp_path, target) -> None:
-    server.answers = [f'HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n'.encode()]
+@pytest.mark.parametrize('target', ['file:///etc/hostname', 'ftp://storage.invalid/x'])
+def test_redirect_to_what_is_no_http_url_is_refused(server, tmp_path, monkeypatch, target) -> None:
+    monkeypatch.setenv('ftp_proxy', server.url)
+    server.answers = [f'HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n'.encode(), OK]
     assert failure_of(tmp_path, server.url)[1] == 'BlobDownloadMiscError'
 
 
