@@ -232,11 +232,13 @@ class Store:
                  f'AND {where}')
         limit = f'ORDER BY id LIMIT ?{used + 4}'
         parameters = [*parameters, kind, parent, after, most]
-        if (states := self._states_let_through(kind, parent, condition)) is not None:
-            # Each by its index: there may be many documents of the others.
-            parts = [f'SELECT * FROM ({query} AND state = ?{used + 5 + number} {limit})'
-                     for number in range(len(states))]
-            query = f'SELECT id, doc FROM ({" UNION ALL ".join(parts)})' if parts else f'{query} AND 0'
+        states = self._states_let_through(kind, parent, condition)
+        if states == []:
+            return []
+        if states:
+            # Each by its index: there may be many documents in the others.
+            query = ' UNION ALL '.join(f'SELECT * FROM ({query} AND state = ?{used + 5 + number} {limit})'
+                                       for number in range(len(states)))
             parameters += states
         return [json.loads(doc) for _, doc in self._connection.execute(f'{query} {limit}', parameters)]
 

@@ -52,8 +52,8 @@ class Scheduler:
         return placed
 
 
-class _ReadyNodes(dict[Worker, tuple[Document, str]]):
-    """The documents of nodes on which tasks of a job may be placed, each read once, with the state of a task there."""
+class _ReadyNodes(dict[Worker, tuple[Document, str] | None]):
+    """The documents of nodes, each read once, with the state of a job's tasks there; None where none may be placed."""
 
     def __init__(self, store: Store, job: Document) -> None:
         self._store = store
