@@ -27,6 +27,7 @@ from .wire.connections import ACCEPTED_AT_ONCE, Connection, most_connections, te
 
 _HOST = '127.0.0.1'
 _BACKLOG = 1024
+_REFUSAL_SECONDS = 1.0  # more for a client that does not take it
 
 
 def main() -> int:
@@ -96,6 +97,7 @@ async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: s
     try:
         await server.serve([listener])
     finally:
+        await server.end_requests()
         await service.stop()
 
 
@@ -119,6 +121,14 @@ class _PromptServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         await self._told.wait()
+
+    async def end_requests(self) -> None:
+        """Has the requests that are still being answered be refused, before there is no service any more."""
+        requests = list(self.server_state.tasks)
+        for request in requests:
+            request.cancel()
+        if requests:
+            await asyncio.wait(requests, timeout=_REFUSAL_SECONDS)
 
 
 def _stop_at_end_of_input(server: _PromptServer) -> None:

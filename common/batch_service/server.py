@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import random
@@ -56,6 +57,8 @@ class Server:
             response = await self._answer(call, request)
         except ClientDisconnect:
             return
+        except asyncio.CancelledError:  # the service ends: what was asked for may be done, or not
+            response = _refusal(call, BatchError('ServerBusy'), request_id)
         except BatchError as error:
             response = _refusal(call, error, request_id)
         except Exception as error:  # the last resort: whatever is wrong here, the client gets an answer

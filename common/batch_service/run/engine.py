@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import BatchError, needs_trace
+from ..errors import needs_trace
 from ..life import jobs, nodes, pools, tasks
 from ..life.outcome import Outcome
 from ..settings import Settings
@@ -77,11 +77,7 @@ class Engine:
         self._waiting.clear()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Returns when a condition on the documents holds.
-
-        Raises:
-            BatchError: ServerBusy, when the service stops before.
-        """
+        """Returns when a condition on the documents holds."""
         while not holds():
             changed = asyncio.get_running_loop().create_future()
             self._waiting.append(changed)
@@ -107,13 +103,7 @@ class Engine:
                 timer.cancel()
 
     async def stop(self) -> None:
-        """Forgets all works; what they were about is looked at after the next start.
-
-        Whoever waits for a change is told to ask again.
-        """
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_exception(BatchError('ServerBusy'))
+        """Forgets all works; what they were about is looked at after the next start."""
         for work in self._works:
             work.cancel()
         await asyncio.gather(*self._works, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def test_no_process_survives_a_stopped_service(own_service, own_bench, tmp_path)
     pid = begin_endless_task(own_bench, tmp_path)
     assert own_service.stop() == 0
     assert is_gone(pid)
+
+
+def test_request_that_is_being_answered_when_the_service_stops_is_to_be_asked_again(own_service, own_bench,
+                                                                                    tmp_path) -> None:
+    own_bench.add('task', f"/bin/bash -c 'trap \"touch {tmp_path}/told\" TERM; touch {tmp_path}/begun; "
+                          "while true; do sleep 0.1; done'")
+    wait_until((tmp_path / 'begun').exists)
+    with ThreadPoolExecutor() as threads:
+        request = threads.submit(own_bench.client.task.terminate, 'job', 'task')
+        wait_until((tmp_path / 'told').exists)
+        own_service.process.terminate()
+        with pytest.raises(models.BatchErrorException) as refused:
+            request.result()
+    assert refused.value.error.code == 'ServerBusy'
 
 
 def test_process_that_left_its_group_ends_with_the_service(own_service, own_bench, tmp_path) -> None:
