@@ -27,7 +27,7 @@ from .wire.connections import ACCEPTED_AT_ONCE, Connection, most_connections, te
 
 _HOST = '127.0.0.1'
 _BACKLOG = 1024
-_REFUSAL_SECONDS = 1.0  # more for a client that does not take it
+_REFUSAL_SECONDS = 1.0  # that a client has for taking it
 
 
 def main() -> int:
@@ -97,7 +97,6 @@ async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: s
     try:
         await server.serve([listener])
     finally:
-        await server.end_requests()
         await service.stop()
 
 
@@ -122,13 +121,18 @@ class _PromptServer(uvicorn.Server):
     async def main_loop(self) -> None:
         await self._told.wait()
 
-    async def end_requests(self) -> None:
-        """Has the requests that are still being answered be refused, before there is no service any more."""
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Has the requests that are still being answered be refused; from Python 3.12 on, uvicorn waits for them."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
         requests = list(self.server_state.tasks)
         for request in requests:
             request.cancel()
         if requests:
             await asyncio.wait(requests, timeout=_REFUSAL_SECONDS)
+        await super().shutdown(sockets)
 
 
 def _stop_at_end_of_input(server: _PromptServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import random
@@ -66,7 +67,8 @@ class Server:
                        exc_info=needs_trace(error))
             response = _refusal(call, BatchError('InternalError'), request_id)
         self._add_headers(call, response, request_id)
-        await response(scope, receive, send)
+        with contextlib.suppress(asyncio.CancelledError):  # the service ends
+            await response(scope, receive, send)
         _LOG.info('%s %s %d %.1f ms', call.method, call.path, response.status_code,
                   (time.perf_counter() - began) * 1000)
 

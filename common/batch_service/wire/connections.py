@@ -80,6 +80,12 @@ class Connection(H11Protocol):
         self._enter('', None)
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self._end()  # uvicorn would wait until the client has taken all of it
+        else:
+            super().shutdown()
+
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state is h11.IDLE:
             super().send_400_response(msg)

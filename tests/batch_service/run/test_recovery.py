@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import requests
 from azure.batch import models
+from azure.batch.batch_auth import SharedKeyAuth
 
-from ..workbench import ServiceProcess, Workbench, wait_until
+from ..workbench import ACCOUNT, ServiceProcess, Workbench, wait_until
 
 
 @pytest.fixture
@@ -61,6 +64,24 @@ def test_request_that_is_being_answered_when_the_service_stops_is_to_be_asked_ag
         with pytest.raises(models.BatchErrorException) as refused:
             request.result()
     assert refused.value.error.code == 'ServerBusy'
+
+
+def test_service_ends_without_a_word_though_a_client_does_not_take_its_answer(tmp_path) -> None:
+    with open(tmp_path / 'stderr', 'w') as stderr:
+        service = ServiceProcess(tmp_path, stderr=stderr)
+        bench = Workbench(service.client(), 'pool', 'job')
+        bench.add_pool()
+        bench.add_job()
+        bench.run('task', "/bin/bash -c 'head -c 50000000 /dev/zero'")
+        with requests.get(f'{service.url}/jobs/job/tasks/task/files/stdout.txt?api-version=2024-07-01.20.0',
+                          auth=SharedKeyAuth('Authorization', ACCOUNT, service.key_file.read_text()), stream=True,
+                          proxies={'no_proxy': '*'}, timeout=10) as answer:
+            assert answer.status_code == 200
+            began = time.monotonic()
+            service.process.terminate()
+            assert service.stop() == 0
+    assert time.monotonic() - began < 6
+    assert (tmp_path / 'stderr').read_text() == ''
 
 
 def test_process_that_left_its_group_ends_with_the_service(own_service, own_bench, tmp_path) -> None:
