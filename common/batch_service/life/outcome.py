@@ -32,6 +32,10 @@ def failure(code: str, message: str, category: str = 'usererror') -> Document:
     return {'category': category, 'code': code, 'message': message, 'details': []}
 
 
+ENDED = Outcome(None, failure('TaskEnded', 'The task was ended by a request'))
+"""Of what was not run to its end, and of whose end nothing else is known."""
+
+
 def began(information: Document | None = None) -> Document:
     """Returns the information of a start, preparation or release task that runs; the one before, if it is tried again.
     """

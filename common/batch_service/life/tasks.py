@@ -12,13 +12,11 @@ from ..store import Store
 from ..values import clock, duration, entity_tag, now, timestamp_of
 from . import jobs, nodes
 from .moves import move, wish
-from .outcome import Outcome, failure
+from .outcome import ENDED, Outcome
 
 Document = dict[str, Any]
 
 ON_NODE = ('preparing', 'running')
-
-_ENDED = Outcome(None, failure('TaskEnded', 'The task was ended by a request'))
 
 
 def add(store: Store, job: Document, task: Document) -> Document:
@@ -90,7 +88,7 @@ def end(store: Store, job_id: str, task: Document, how: str) -> None:
     elif how == 'forget':
         _forget(store, job_id, task)
     elif how == 'terminate' and task['state'] == 'active':
-        _complete(store, job_id, task, _ENDED)
+        _complete(store, job_id, task, ENDED)
 
 
 def place(store: Store, job: Document, task: Document, node: Document, state: str) -> None:
@@ -134,7 +132,7 @@ def left(store: Store, job_id: str, task_id: str, outcome: Outcome | None) -> No
         move('task', task, 'active')
         store.save('task', job_id, task)
     else:
-        _complete(store, job_id, task, outcome or _ENDED)
+        _complete(store, job_id, task, outcome or ENDED)
     nodes.task_left(store, task['nodeInfo']['poolId'], node_id, job_id, task, slots)
     jobs.look_if_ending(store, job_id)
 

@@ -10,14 +10,12 @@ from typing import Any
 
 from ..life import jobs, nodes, tasks
 from ..life.moves import move, wish
-from ..life.outcome import Outcome, failure
+from ..life.outcome import ENDED
 from ..store import Store
 from .trash import Trash
 from .workers import Workers
 
 Document = dict[str, Any]
-
-_CUT_OFF = Outcome(None, failure('TaskEnded', 'The service ended while it ran'))
 
 
 def recover(store: Store, workers: Workers, trash: Trash) -> None:
@@ -48,12 +46,11 @@ def _recover_tasks(store: Store, job: Document) -> None:
 
 def _recover_preparations(store: Store, job: Document) -> None:
     for row in store.all('preparation', job['id']):
-        if row['jobPreparationTaskExecutionInfo']['state'] == 'running':
-            jobs.end_preparation(store, job, row['id'], _CUT_OFF, stopped=True)
-            row = store.get('preparation', job['id'], row['id'])
         if row.get('jobReleaseTaskExecutionInfo', {}).get('state') == 'running':
             del row['jobReleaseTaskExecutionInfo']
-        store.save('preparation', job['id'], row)
+            store.save('preparation', job['id'], row)
+        if row['jobPreparationTaskExecutionInfo']['state'] == 'running':
+            jobs.end_preparation(store, job, row['id'], ENDED, stopped=True)
 
 
 def _recover_job(store: Store, job_id: str) -> None:

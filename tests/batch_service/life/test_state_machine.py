@@ -269,6 +269,9 @@ class Service(RuleBasedStateMachine):
                 assert node['id'] in self.workers() or node['state'] == 'unusable'
                 assert '_end' not in node
         assert len(self.workers()) <= len(store.all('node'))
+        for row in store.all('preparation'):
+            for information in ('jobPreparationTaskExecutionInfo', 'jobReleaseTaskExecutionInfo'):
+                assert row.get(information, {}).get('state') in (None, 'completed')
         for job in store.all('job'):
             assert job['state'] in ('active', 'disabled', 'completed'), job['state']
             for task in store.all('task', job['id']):

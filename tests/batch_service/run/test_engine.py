@@ -501,18 +501,19 @@ def test_preparation_that_a_kill_cut_off_runs_again(tmp_path: Path) -> None:
     run(after, tmp_path)
 
 
-def test_preparation_that_a_kill_cut_off_does_not_seem_to_run_though_no_task_needs_it_any_more(tmp_path: Path) -> None:
+def test_preparation_that_a_kill_cut_off_does_not_seem_to_run_in_a_completed_job(tmp_path: Path) -> None:
     async def before(bench: Bench) -> None:
         bench.add_pool()
         bench.add_job(jobPreparationTask={'commandLine': shell(f'touch {tmp_path}/begun; exec sleep 600')})
         bench.add('task', 'true')
         await bench.until_file(tmp_path / 'begun')
-        bench.end('task')
-        await bench.until_task('task', 'completed')
 
     async def after(bench: Bench) -> None:
+        bench.ask(jobs.terminate, bench.job(), 'enough')
+        await bench.until(lambda: bench.job()['state'] == 'completed')
         row, = bench.store.all('preparation', 'job')
-        assert row['jobPreparationTaskExecutionInfo']['state'] == 'completed'
+        information = row['jobPreparationTaskExecutionInfo']
+        assert (information['state'], information['failureInfo']['code']) == ('completed', 'TaskEnded')
     run(before, tmp_path)
     run(after, tmp_path)
 
