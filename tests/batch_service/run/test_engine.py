@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from common.batch_service import store as store_module
 from common.batch_service import values
 from common.batch_service.errors import BatchError
 from common.batch_service.life import jobs, nodes, pools, tasks
@@ -20,6 +24,9 @@ from common.batch_service.run import engine
 from common.batch_service.service import BatchService
 from common.batch_service.wire import documents, files
 from common.batch_service.wire.shapes import read
+
+from ..workbench import wait_until
+from .test_reaper import is_alive, linux
 
 Document = dict[str, Any]
 
@@ -233,7 +240,7 @@ def test_terminate_is_not_lost_while_a_reboot_requeues(tmp_path: Path) -> None:
         bench.add('task', 'sleep 600')
         await bench.until_task('task', 'running')
         bench.ask(nodes.restart, bench.nodes()[0], 'rebooting', 'requeue')
-        await asyncio.sleep(0)
+        await bench.until(lambda: bench.task('task').get('_end') == 'requeue')
         bench.end('task')
         task = await bench.until_task('task', 'completed')
         assert task['executionInfo']['failureInfo']['code'] == 'TaskEnded'
@@ -259,25 +266,55 @@ def test_end_that_the_store_does_not_take_is_written_later(tmp_path: Path, caplo
     run(test, tmp_path)
 
 
-def test_new_job_stays_where_an_old_one_of_its_id_was_disabled_and_deleted(tmp_path: Path) -> None:
+@pytest.mark.parametrize('under_way', ['task', 'preparation', 'release', 'removal'])
+def test_new_job_stays_where_an_old_one_of_its_id_was_disabled_and_deleted(
+        tmp_path: Path, monkeypatch, caplog, under_way: str) -> None:
+    go = f'until [ -e {tmp_path}/go ]; do sleep 0.01; done'
+    lines = {'task': 'true', 'preparation': 'true', 'release': 'true',
+             under_way: shell(f"trap '{go}' TERM; touch {tmp_path}/begun; {go}")}
+
     async def test(bench: Bench) -> None:
+        directories = bench.service._workers.directories
+
+        def late(pattern: str) -> list[Path]:
+            (tmp_path / 'begun').touch()
+            wait_until((tmp_path / 'go').exists, 5)
+            return directories(pattern)
+        if under_way == 'removal':
+            monkeypatch.setattr(bench.service._workers, 'directories', late)
         bench.add_pool()
-        for _ in range(20):
-            bench.add_job()
-            bench.add('task', 'sleep 0.02')
-            await bench.until_task('task', 'running')
-            bench.ask(jobs.disable, bench.job(), 'wait')
-            await asyncio.sleep(0)
-            bench.ask(jobs.delete, bench.job())
-            await bench.until(lambda: bench.store.find('job', '', 'job') is None)
-            bench.add_job()
+        bench.add_job(jobPreparationTask={'commandLine': lines['preparation']},
+                      jobReleaseTask={'commandLine': lines['release']})
+        bench.add('task', lines['task'])
+        if under_way in ('task', 'preparation'):
+            await bench.until_file(tmp_path / 'begun')
+        else:
+            await bench.until_task('task', 'completed')
+        bench.ask(jobs.disable, bench.job(), 'wait')
+        await asyncio.sleep(0)
+        bench.ask(jobs.delete, bench.job())
+        await bench.until_file(tmp_path / 'begun')
+        for _ in range(3):
             await asyncio.sleep(0.05)
-            bench.ask(jobs.delete, bench.job())
-            await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+            with bench.store.transaction():
+                jobs.look_if_ending(bench.store, 'job')
+        assert bench.job()['state'] == 'deleting'
+        (tmp_path / 'go').touch()
+        await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+
+        bench.add_job(jobPreparationTask={'commandLine': 'true'})
+        bench.add('task', shell('exit 3'))
+        assert (await bench.until_task('task', 'completed'))['executionInfo']['exitCode'] == 3
+        assert bench.job()['state'] == 'active'
+        bench.ask(jobs.delete, bench.job())
+        await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+        assert not list((tmp_path / 'nodes').glob('*/*/workitems/*'))
+        assert caplog.text == ''
     run(test, tmp_path)
 
 
-def test_release_runs_once_though_its_job_is_terminated_and_then_deleted(tmp_path: Path) -> None:
+@pytest.mark.parametrize('completed', [False, True])
+def test_release_runs_once_though_its_job_is_terminated_and_then_deleted(tmp_path: Path, completed: bool) -> None:
     async def test(bench: Bench) -> None:
         bench.add_pool()
         bench.add_job(jobPreparationTask={'commandLine': 'true'},
@@ -286,6 +323,8 @@ def test_release_runs_once_though_its_job_is_terminated_and_then_deleted(tmp_pat
         await bench.until_task('task', 'completed')
         bench.ask(jobs.terminate, bench.job(), 'enough')
         await bench.until_file(tmp_path / 'lines')
+        if completed:
+            await bench.until(lambda: bench.job()['state'] == 'completed')
         bench.ask(jobs.delete, bench.job())
         await bench.until(lambda: bench.store.find('job', '', 'job') is None)
         assert (tmp_path / 'lines').read_text() == 'release\n'
@@ -322,6 +361,24 @@ def test_job_that_could_not_be_placed_is_forgotten_when_it_is_gone(tmp_path: Pat
         await bench.until(lambda: bench.store.find('job', '', 'job') is None)
         await asyncio.sleep(0.3)
         assert bench.service._engine._seconds_to_next_look() is None
+    run(test, tmp_path)
+
+
+def test_job_that_cannot_be_looked_at_does_not_keep_others_back(tmp_path: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(engine, '_PAUSE_AFTER_TROUBLE', 0.1)
+
+    async def test(bench: Bench) -> None:
+        for job_id in ('bad', 'good'):
+            bench.add_job(job_id)
+        job = bench.job('bad')
+        with bench.store.transaction():
+            bench.store.save('job', '', {**job, 'constraints': None, '_due': 0.0})
+            jobs.terminate(bench.store, bench.job('good'), 'enough')
+        await bench.until(lambda: bench.job('good')['state'] == 'completed', 5)
+        await asyncio.sleep(0.3)
+        assert caplog.text.count('The service failed at job  bad') == 1
+        bench.ask(jobs.terminate, job, 'enough')
+        await bench.until(lambda: bench.job('bad')['state'] == 'completed', 5)
     run(test, tmp_path)
 
 
@@ -382,6 +439,34 @@ def test_preparation_ends_before_the_release_of_a_terminated_job_begins(tmp_path
     run(test, tmp_path)
 
 
+def test_preparation_ends_with_its_deleted_job(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job(jobPreparationTask={'commandLine': shell(f'echo $$ > {tmp_path}/pid; exec sleep 600')})
+        bench.add('task', 'true')
+        await bench.until_file(tmp_path / 'pid')
+        bench.ask(jobs.delete, bench.job())
+        await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+        assert not is_alive(int((tmp_path / 'pid').read_text()))
+    run(test, tmp_path)
+
+
+@linux
+def test_daemon_of_a_start_task_ends_when_its_node_reboots(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        pid = tmp_path / 'pid'
+        bench.add_pool(startTask={'commandLine': shell(
+            f"setsid bash -c 'echo $$ > {pid}; exec sleep 600' & until [ -s {pid} ]; do sleep 0.01; done")})
+        node, = await bench.until_nodes('idle')
+        daemon = int(pid.read_text())
+        assert is_alive(daemon)
+        bench.ask(nodes.restart, node, 'rebooting', 'requeue')
+        await bench.until(lambda: bench.nodes()[0]['lastBootTime'] != node['lastBootTime'])
+        assert not is_alive(daemon)
+        await bench.until_nodes('idle')
+    run(test, tmp_path)
+
+
 def test_node_whose_directories_cannot_be_made_is_unusable(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         (tmp_path / 'nodes' / 'pool').touch()
@@ -396,6 +481,17 @@ def test_second_service_on_a_workspace_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OSError, match='another service uses'):
             BatchService(tmp_path, 'account', 'http://127.0.0.1:1')
     run(test, tmp_path)
+
+
+def test_nobody_else_gets_at_nodes_and_database_whatever_the_umask_is(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        assert {name: (tmp_path / name).stat().st_mode & 0o777 for name in ('nodes', 'trash', 'batch.db')} == {
+            'nodes': 0o700, 'trash': 0o700, 'batch.db': 0o600}
+    before = os.umask(0)
+    try:
+        run(test, tmp_path)
+    finally:
+        os.umask(before)
 
 
 def test_pools_that_are_deleted_while_they_boot_and_place_leave_no_trace(tmp_path: Path, caplog) -> None:
@@ -413,6 +509,118 @@ def test_pools_that_are_deleted_while_they_boot_and_place_leave_no_trace(tmp_pat
             await asyncio.sleep(0.01)
     run(test, tmp_path)
     assert caplog.text == ''
+
+
+def test_each_of_many_nodes_costs_no_more_than_each_of_few(tmp_path: Path, monkeypatch) -> None:
+    read = 0
+
+    def loads(text: str) -> Any:
+        nonlocal read
+        read += 1
+        return json.loads(text)
+    monkeypatch.setattr(store_module, 'json', SimpleNamespace(loads=loads, dumps=json.dumps))
+
+    async def test(bench: Bench) -> None:
+        async def cost(number: int) -> float:
+            before = read
+            bench.add_pool(number)
+            await bench.until(lambda: bench.store.counts('node', 'pool') == [('idle', '1', number, number)])
+            pool = bench.store.get('pool', '', 'pool')
+            bench.ask(pools.delete, pool)
+            await bench.until(lambda: not bench.store.ids('pool', ''))
+            return (read - before) / number
+        few, many = await cost(10), await cost(60)
+        assert many < 1.5 * few
+    run(test, tmp_path)
+
+
+def test_requests_come_in_between_the_boots_of_many_nodes(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(engine, '_LONGEST_LOOKS_SECONDS', 10)
+
+    async def test(bench: Bench) -> None:
+        bench.add_pool(50)
+        booted = [0]
+        while booted[-1] < 50:
+            await asyncio.sleep(0)
+            booted.append(len(bench.service._workers.all()))
+        assert max(after - before for before, after in zip(booted, booted[1:])) <= 20
+    run(test, tmp_path)
+
+
+def test_requests_come_in_between_the_starts_of_many_tasks(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool(3)
+        await bench.until_nodes('idle', 'idle', 'idle')
+        bench.add_job()
+        with bench.store.transaction():
+            for number in range(12):
+                bench.add(f'task{number}', 'sleep 600')
+        started = [0]
+        while started[-1] < 12:
+            await asyncio.sleep(0)
+            started.append(len(bench.service._workers.runs_of_job('job')))
+        assert max(after - before for before, after in zip(started, started[1:])) <= 5
+    run(test, tmp_path)
+
+
+def test_no_file_of_a_task_or_a_node_is_removed_by_the_event_loop(tmp_path: Path, monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job()
+        bench.add('task', 'false', constraints={'maxTaskRetryCount': 1})
+        task = await bench.until_task('task', 'completed')
+        bench.service.remove_files_of('job', task)
+        bench.ask(nodes.restart, (await bench.until_nodes('idle'))[0], 'reimaging', 'requeue')
+        bench.add('again', 'true')
+        await bench.until_task('again', 'completed')
+        bench.ask(jobs.delete, bench.job())
+        await bench.until(lambda: not bench.store.ids('job', ''))
+        bench.ask(pools.delete, bench.store.get('pool', '', 'pool'))
+        await bench.until(lambda: not bench.store.ids('pool', ''))
+        while list((tmp_path / 'nodes').iterdir()) or list((tmp_path / 'trash').iterdir()):
+            await asyncio.sleep(0.01)
+        assert set(threads) == {'trash'}
+    threads: list[str] = []
+    for name in ('unlink', 'rmdir'):
+        monkeypatch.setattr(os, name, lambda *path, real=getattr(os, name), **where: (
+            threads.append(threading.current_thread().name) or real(*path, **where)))
+    run(test, tmp_path)
+
+
+def test_requests_come_in_between_the_deletions_of_many_tasks(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_job()
+        with bench.store.transaction():
+            for number in range(400):
+                bench.add(f'task{number}', 'true')
+        bench.ask(jobs.delete, bench.job())
+        left = [400]
+        while bench.store.ids('job', ''):
+            await asyncio.sleep(0)
+            left.append(len(bench.store.ids('task', 'job')))
+        assert max(before - after for before, after in zip(left, left[1:])) <= 100
+    run(test, tmp_path)
+
+
+def test_tasks_and_releases_of_a_deleted_job_end_together_on_all_nodes(tmp_path: Path) -> None:
+    def together(what: str) -> str:
+        (tmp_path / what).mkdir()
+        return (f'touch {tmp_path}/{what}/$AZ_BATCH_NODE_ID; '
+                f'until [ $(ls {tmp_path}/{what} | wc -l) = 3 ]; do sleep 0.01; done')
+
+    async def test(bench: Bench) -> None:
+        bench.add_pool(3, slots=1)
+        bench.add_job(jobPreparationTask={'commandLine': 'true'},
+                      jobReleaseTask={'commandLine': shell(together('released'))})
+        line = shell(f"trap '{together('ended')}; exit' TERM; {together('begun')}; while :; do sleep 0.01; done")
+        for number in range(3):
+            bench.add(f'task{number}', line)
+        await bench.until(lambda: bench.store.counts('task', 'job') == [('running', '', 3, 3)])
+        for node in bench.nodes():
+            await bench.until_file(tmp_path / 'begun' / node['id'])
+        bench.ask(jobs.delete, bench.job())
+        await bench.until(lambda: bench.store.find('job', '', 'job') is None, 4)
+    run(test, tmp_path)
 
 
 def test_node_whose_files_cannot_be_thrown_away_goes_later(tmp_path: Path, monkeypatch, caplog) -> None:
@@ -461,6 +669,21 @@ def test_prepared_node_is_not_prepared_again_after_a_restart_and_is_released(tmp
         assert (tmp_path / 'lines').read_text() == 'preparation\nrelease\n'
     run(before, tmp_path)
     run(after, tmp_path)
+
+
+def test_node_that_rebooted_is_released_though_it_was_not_prepared_since(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job(**beside(tmp_path / 'lines'))
+        bench.add('task', 'true')
+        await bench.until_task('task', 'completed')
+        node, = await bench.until_nodes('idle')
+        bench.ask(nodes.restart, node, 'rebooting', 'requeue')
+        await bench.until(lambda: bench.nodes()[0]['lastBootTime'] != node['lastBootTime'])
+        bench.ask(jobs.terminate, bench.job(), 'enough')
+        await bench.until(lambda: bench.job()['state'] == 'completed')
+        assert (tmp_path / 'lines').read_text() == 'preparation\nrelease\n'
+    run(test, tmp_path)
 
 
 def test_wishes_that_a_kill_cut_short_are_fulfilled_at_the_next_start(tmp_path: Path) -> None:
