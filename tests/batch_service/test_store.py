@@ -203,6 +203,21 @@ def sql(path: Path, *statements: str) -> None:
     connection.close()
 
 
+def test_to_count_many_costs_no_more_than_to_count_few(store: Store) -> None:
+    def cost() -> int:
+        steps: list[int] = []
+        store._connection.set_progress_handler(lambda: steps.append(1), 1)
+        store.counts('task', 'j')
+        store._connection.set_progress_handler(None, 1)
+        return len(steps)
+    store.add('task', 'j', 'first', {'id': 'first', 'state': 'active'})
+    few = cost()
+    with store.transaction():
+        for number in range(100):
+            store.add('task', 'j', str(number), {'id': str(number), 'state': 'active'})
+    assert cost() == few > 0
+
+
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'batch.db').write_bytes(os.urandom(10_000))
     assert refusal(tmp_path / 'batch.db').endswith('file is not a database. To begin anew, delete the workspace.')

@@ -89,6 +89,13 @@ def test_failed_start_task_that_is_not_waited_for_leaves_the_node_idle(store: St
     assert read(store, node)['startTaskInfo']['result'] == 'failure'
 
 
+def test_start_task_of_a_node_that_is_gone_or_ended_it_decides_nothing(store: Store) -> None:
+    node = add(store, 'idle', startTask=START_TASK, startTaskInfo={'state': 'completed'})
+    for node_id in (node['id'], 'gone'):
+        assert nodes.end_start_task(store, 'p', node_id, FAILURE) is False
+    assert read(store, node) == node
+
+
 def test_node_that_was_disabled_while_it_booted_is_offline(store: Store) -> None:
     node = add(store, 'creating', schedulingState='disabled')
     nodes.come_up(store, pool_document(), node)

@@ -200,3 +200,13 @@ def test_node_counts_are_of_each_pool(store: Store) -> None:
         'creating': 1, 'startTaskFailed': 1, 'total': 2}
     assert {name: number for name, number in first['lowPriority'].items() if number} == {'creating': 1, 'total': 1}
     assert set(second['dedicated'].values()) == {0}
+
+
+def test_nodes_are_counted_without_being_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_all, kinds = store.all, []
+    monkeypatch.setattr(store, 'all', lambda kind, *rest: kinds.append(kind) or read_all(kind, *rest))
+    add(store, targetDedicatedNodes=2)
+    add(store, 'q')
+    allocate(store)
+    pools.node_counts(store)
+    assert set(kinds) == {'pool'}
