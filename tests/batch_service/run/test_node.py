@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from common.batch_service.run.transfers import Transfers
 from common.batch_service.run.trash import Trash
 
 from ..workbench import Workbench, wait_until
+from .test_trash import as_ordinary_user
 
 SECONDS = timedelta(seconds=1)
 
@@ -211,11 +213,15 @@ def test_longer_command_line_fails_and_nobody_waits_for_that(node, line) -> None
     assert longest < 0.1
 
 
-def test_directory_is_empty_when_a_command_begins_whatever_the_last_one_left(node, tmp_path) -> None:
-    run(node, "/bin/bash -c 'mkdir -p deep/er; touch deep/er/x; chmod 000 deep/er deep .'")
-    assert run(node, "/bin/bash -c 'ls -A'").exit_code == 0
-    assert file_of(node, 'stdout.txt').read_text() == ''
-    wait_until(lambda: not any((tmp_path / 'trash').iterdir()))
+def test_directory_is_empty_when_a_command_begins_whatever_the_last_one_left(free_for_all) -> None:
+    def work() -> None:
+        told = SimpleNamespace(began=lambda group: None, ended=lambda group: None)
+        node = Node(free_for_all / 'node', free_for_all, {}, Transfers(), told, Trash(free_for_all / 'trash'))
+        run(node, "/bin/bash -c 'mkdir -p deep/er; touch deep/er/x; chmod 000 deep/er deep . ..'")
+        assert run(node, "/bin/bash -c 'ls -A'").exit_code == 0
+        assert file_of(node, 'stdout.txt').read_text() == ''
+        wait_until(lambda: not any((free_for_all / 'trash').iterdir()))
+    as_ordinary_user(work)
 
 
 def test_task_cannot_hide_from_its_node(node) -> None:

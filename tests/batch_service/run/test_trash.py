@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -41,23 +42,22 @@ def as_ordinary_user(work: Callable[[], None]) -> None:
     assert process.exitcode == 0
 
 
-@pytest.fixture
-def free_for_all(tmp_path: Path) -> Path:
-    """A directory that an ordinary user may use; those of pytest are root's alone when it is run by root."""
-    for directory in (tmp_path, *list(tmp_path.parents)[:3]):
-        if directory.owner() == Path.home().owner() and directory != Path('/tmp'):
-            directory.chmod(0o711)
-    free = tmp_path / 'free'
-    free.mkdir()
-    free.chmod(0o777)
-    return free
-
-
 def test_what_is_thrown_away_is_gone_at_once_and_then_removed(trash, tmp_path) -> None:
     (tmp_path / 'task/wd').mkdir(parents=True)
     (tmp_path / 'task/wd/file').touch()
     trash.throw(tmp_path / 'task')
     assert not (tmp_path / 'task').exists()
+    wait_until(lambda: is_empty(tmp_path / 'trash'))
+
+
+def test_nobody_waits_for_the_removal(trash, tmp_path, monkeypatch) -> None:
+    unlink, over = os.unlink, threading.Event()
+    monkeypatch.setattr(os, 'unlink', lambda *path, **where: over.wait(2) and unlink(*path, **where))
+    (tmp_path / 'task').mkdir()
+    (tmp_path / 'task/file').touch()
+    trash.throw(tmp_path / 'task')
+    assert not over.is_set() and not is_empty(tmp_path / 'trash')
+    over.set()
     wait_until(lambda: is_empty(tmp_path / 'trash'))
 
 

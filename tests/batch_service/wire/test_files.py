@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -7,14 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.batch_service import api
 from common.batch_service.errors import BatchError
 from common.batch_service.wire import files
+from common.batch_service.wire.call import Call
 from tests.batch_service.workbench import Workbench
 
 VERSION = 'api-version=2024-02-01.19.0'
@@ -222,6 +226,17 @@ def test_ten_of_very_many_files_keep_nobody_waiting(bench: Workbench, send, mill
     assert [entry['name'] for entry in listed['value']][:3] == ['wd/1', 'wd/10', 'wd/100']
     assert len(listed['value']) == 10 and 'odata.nextLink' in listed
     assert milliseconds(lambda: send('DELETE', f'{path}/wd?{VERSION}&recursive=true')) < 1000
+
+
+@pytest.mark.parametrize(('handler', 'work'), [
+    (api.list_files, 'listing'), (api.get_file, 'content'), (api.get_file_properties, 'properties'),
+    (api.delete_file, 'delete')])
+def test_nobody_waits_for_the_disk(monkeypatch, handler: Callable[..., object], work: str) -> None:
+    threads = []
+    monkeypatch.setattr(files, work, lambda *_, **__: threads.append(threading.current_thread()) or ([], None))
+    monkeypatch.setattr(api, '_files', lambda call: api._Files(Path(), ''))
+    asyncio.run(handler(Call(SimpleNamespace(throw_away=None), 'GET', '/files', {}, {}, '', {'path': 'file'})))
+    assert len(threads) == 1 and threads[0] is not threading.main_thread()
 
 
 @pytest.fixture
