@@ -167,6 +167,15 @@ def test_terminated_task_is_completed_when_the_call_returns(bench) -> None:
     assert error.value.error.code == 'TaskCompleted'
 
 
+@pytest.mark.parametrize('operation', ['terminate', 'delete'])
+def test_processes_of_a_task_are_gone_when_the_call_that_ends_it_returns(bench, tmp_path, operation) -> None:
+    pid = tmp_path / 'pid'
+    bench.add('slow', f"/bin/bash -c \"trap 'sleep 0.3; exit' TERM; echo $$ > {pid}; while :; do sleep 0.01; done\"")
+    wait_until(lambda: pid.exists() and pid.read_text())
+    getattr(bench.client.task, operation)(bench.job_id, 'slow')
+    assert not is_alive(int(pid.read_text()))
+
+
 def test_collection_says_of_each_task_how_it_went(bench) -> None:
     bench.add('taken', 'true')
     with pytest.raises(models.CreateTasksErrorException) as error:

@@ -119,9 +119,10 @@ def failure_of(directory: Path, pattern: str) -> str:
     return failure['message']
 
 
-def test_pattern_that_leads_everywhere_is_given_up(directory, monkeypatch) -> None:
-    monkeypatch.setattr(module, '_MOST_ENTRIES', 5)
-    assert 'leads to too much' in failure_of(directory, '/**/x')
+@pytest.mark.parametrize(('name', 'most'), [('_MOST_ENTRIES', 5), ('_MOST_SECONDS', -1.0)])
+def test_pattern_that_leads_everywhere_is_given_up(directory, monkeypatch, name, most) -> None:
+    monkeypatch.setattr(module, name, most)
+    assert 'leads to too much' in failure_of(directory, '**/x')
 
 
 @pytest.mark.parametrize(('pattern', 'message'), [

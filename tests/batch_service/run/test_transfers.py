@@ -56,7 +56,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, '_PAUSES', (0.05, 0.1, 0.2, 0.4))
+    monkeypatch.setattr(module, '_PAUSES', tuple(seconds / 10 for seconds in module._PAUSES))
 
 
 def fetch(directory: Path, url: str, *, transfers: Transfers | None = None) -> str:
@@ -144,6 +144,7 @@ def test_redirect_to_what_is_no_http_url_is_refused(server, tmp_path, monkeypatc
     monkeypatch.setenv('ftp_proxy', server.url)
     server.answers = [f'HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n'.encode(), OK]
     assert failure_of(tmp_path, server.url)[1] == 'BlobDownloadMiscError'
+    assert len(server.requests) == 1
 
 
 def test_redirect_is_followed(server, tmp_path) -> None:

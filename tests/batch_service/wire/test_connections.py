@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -148,6 +149,14 @@ def test_what_is_no_http_leaves_no_trace_in_the_log(sent: bytes, caplog) -> None
     with caplog.at_level(logging.ERROR):
         serve(client)
     assert caplog.records == []
+
+
+def test_log_has_a_line_a_minute_where_there_are_no_more_descriptors(caplog) -> None:
+    handle = connections.tell_shortly()
+    for moment in (1, 2, 60, 61, 62):
+        handle(SimpleNamespace(time=lambda: moment), {
+            'message': 'socket.accept() out of system resource', 'exception': OSError(24, 'Too many open files')})
+    assert caplog.messages == ['No new connection can be taken: Too many open files'] * 2
 
 
 def test_limit_of_descriptors_is_raised_and_leaves_some_for_the_rest() -> None:
