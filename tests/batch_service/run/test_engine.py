@@ -708,6 +708,26 @@ def test_wishes_that_a_kill_cut_short_are_fulfilled_at_the_next_start(tmp_path: 
     run(after, tmp_path)
 
 
+@pytest.mark.parametrize(('ask', 'state'), [
+    (lambda store, node: nodes.disable_scheduling(store, node, 'terminate'), 'offline'),
+    (lambda store, node: nodes.leave(store, node, 'terminate'), None)], ids=['disabled', 'leaving'])
+def test_wish_of_a_node_that_a_kill_cut_short_is_fulfilled_at_the_next_start(
+        tmp_path: Path, ask: Callable[..., None], state: str | None) -> None:
+    async def before(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job()
+        bench.add('task', 'sleep 600')
+        await bench.until_task('task', 'running')
+        bench.ask(ask, bench.nodes()[0])
+
+    async def after(bench: Bench) -> None:
+        await bench.until(lambda: [node['state'] for node in bench.nodes()] == [state] * bool(state))
+        task = await bench.until_task('task', 'completed')
+        assert task['executionInfo']['failureInfo']['code'] == 'TaskEnded'
+    run(before, tmp_path)
+    run(after, tmp_path)
+
+
 def test_preparation_that_a_kill_cut_off_runs_again(tmp_path: Path) -> None:
     async def before(bench: Bench) -> None:
         bench.add_pool()

@@ -143,6 +143,13 @@ def test_files_that_go_while_they_are_listed_and_read_do_no_harm(changing: Path)
             assert error.code == 'FileNotFound'
 
 
+def test_file_that_goes_before_it_is_opened_is_not_found(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(files, '_facts', lambda path, *_: path.unlink())
+    with pytest.raises(BatchError, match='FileNotFound'):
+        files.content(tmp_path, 'file', '', None)
+
+
 def test_file_that_shrinks_while_it_is_read_ends_where_it_ends(bench: Workbench, shared_service) -> None:
     bench.run('large', "/bin/bash -c 'head -c 5000000 /dev/zero > large'")
     parts = bench.client.file.get_from_task(bench.job_id, 'large', 'wd/large')
@@ -226,6 +233,16 @@ def test_ten_of_very_many_files_keep_nobody_waiting(bench: Workbench, send, mill
     assert [entry['name'] for entry in listed['value']][:3] == ['wd/1', 'wd/10', 'wd/100']
     assert len(listed['value']) == 10 and 'odata.nextLink' in listed
     assert milliseconds(lambda: send('DELETE', f'{path}/wd?{VERSION}&recursive=true')) < 1000
+
+
+def test_listing_looks_at_no_more_files_than_it_names(tmp_path: Path, monkeypatch) -> None:
+    for number in range(50):
+        (tmp_path / f'{number:02}').touch()
+    lstat, looked_at = os.lstat, []
+    monkeypatch.setattr(os, 'lstat', lambda path: looked_at.append(path) or lstat(path))
+    found, last = files.listing(tmp_path, '', recursive=False, prefix='', after='19', most=10)
+    assert [entry['name'] for entry in found] == [f'{number}' for number in range(20, 30)] and last == '29'
+    assert len(looked_at) == 10
 
 
 @pytest.mark.parametrize(('handler', 'work'), [
