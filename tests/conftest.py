@@ -18,8 +18,8 @@ from common import local_azure
 from common.local_azure import azurite
 from tests.leftovers import MARK, eventually, running
 
-# No test is about time: a machine that is busy makes any example slow.
-settings.register_profile('unhurried', deadline=None)
+# No test is about time: a machine that is busy makes any example slow. At a desk, a third of the examples will do.
+settings.register_profile('unhurried', deadline=None, max_examples=100 if os.environ.get('CI') else 33)
 settings.load_profile('unhurried')
 
 _DEVELOPERS_ENVIRONMENT = dict(os.environ)

@@ -281,7 +281,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size
 @example(b'{"code": "AuthenticationFailed", "values": [null]}', 403)
 @example(b'{"code": {"value": "x"}, "message": "text", "values": {"key": 5}}', 403)
 @example(b'{"code": ["x"], "message": {"value": {"value": null}}, "values": "x"}', 409)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=settings.default.max_examples * 3, deadline=None)
 def test_any_batch_error_becomes_a_line(body: bytes, status: int) -> None:
     line = one_line(batch_error(body, status))
 

@@ -289,7 +289,7 @@ def operand(draw: st.DrawFn, inner: Filter, strength: int) -> str:
     return text
 
 
-@settings(max_examples=300)
+@settings(max_examples=settings.default.max_examples * 3)
 @given(chosen=st.recursive(comparisons() | prefixes(), joined, max_leaves=8), tasks=DOCUMENTS)
 def test_any_filter_lets_through_what_it_means(chosen: Filter, tasks: list[dict[str, Any]]) -> None:
     assert sorted(let_through(chosen.text, tasks)) == sorted(task['id'] for task in tasks if chosen.holds(task))
