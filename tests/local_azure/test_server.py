@@ -120,7 +120,7 @@ say_ready()
 signal.pause()
 ''')
     server.wait_until_ready(20)
-    assert len(processes()) == 2
+    assert eventually(lambda: len(processes()) == 2)
 
     server.stop(0.1)
 
