@@ -39,6 +39,8 @@ def errors_end_in_one_line(main: Callable[[], int]) -> Callable[[], int]:
         before = {} if threading.current_thread() is not threading.main_thread() else {
             number: signal.signal(number, _unwind) for number in _SIGNALS
             if signal.getsignal(number) != signal.SIG_IGN}
+        hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_send_again, otherwise=hook)
         try:
             return main()
         except FORESEEABLE as error:
@@ -52,6 +54,7 @@ def errors_end_in_one_line(main: Callable[[], int]) -> Callable[[], int]:
                 print_error_line(f'ERROR: {word}.')
             raise
         finally:
+            sys.unraisablehook = hook
             for number, handler in before.items():
                 signal.signal(number, handler)
     return guarded
@@ -61,6 +64,22 @@ def _unwind(number: int, _: object) -> None:
     # A terminal that is closed says so twice: by itself, and through its shell. Cleaning up is not for the second.
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
+
+
+def _send_again(ignored: sys.UnraisableHookArgs, otherwise: Callable[[sys.UnraisableHookArgs], object]) -> None:
+    # What a signal raises while Python frees an object goes nowhere, and the signal would be lost. It comes once more,
+    # when the object is gone.
+    if ignored.exc_type is KeyboardInterrupt:
+        number = signal.SIGINT
+    elif ignored.exc_type is SystemExit and ignored.exc_value.code in [128 + number for number in _SIGNALS]:
+        number = ignored.exc_value.code - 128
+        signal.signal(number, _unwind)
+    else:
+        otherwise(ignored)
+        return
+    # Windows has no way to send it, but there it interrupts a wait from any thread.
+    send = functools.partial(os.kill, os.getpid()) if os.name == 'posix' else signal.raise_signal
+    threading.Timer(0.01, send, (number,)).start()
 
 
 def print_error(error: BaseException) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -107,6 +108,62 @@ def test_a_signal_unwinds_the_program(number: signal.Signals, capsys: pytest.Cap
     assert (raised.value.code, unwound) == (128 + number, [True])
     assert capsys.readouterr().err == f'ERROR: {"Terminated" if number == signal.SIGTERM else "Hung up"}.\n'
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+class LastWords:
+    """An object that a signal reaches while Python frees it."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self._number)
+
+
+@needs_signals
+def test_a_signal_that_comes_while_an_object_is_freed_is_not_lost(
+        number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    @errors_end_in_one_line
+    def main() -> int:
+        LastWords(number)
+        time.sleep(10)
+        return 0
+
+    with pytest.raises(SystemExit) as raised:
+        main()
+
+    assert raised.value.code == 128 + number
+    assert capsys.readouterr().err == f'ERROR: {"Terminated" if number == signal.SIGTERM else "Hung up"}.\n'
+
+
+@needs_signals
+def test_ctrl_c_that_comes_while_an_object_is_freed_is_not_lost() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @errors_end_in_one_line
+    def main() -> int:
+        LastWords(signal.SIGINT)
+        time.sleep(10)
+        return 0
+
+    try:
+        assert main() == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_errors_while_an_object_is_freed_are_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(sys, 'unraisablehook', lambda ignored: told.append(str(ignored.exc_value)))
+
+    class Broken:
+        def __del__(self) -> None:
+            raise error
+
+    for error in (ValueError('a bug'), SystemExit(3), SystemExit('text')):
+        assert errors_end_in_one_line(lambda: Broken() and 7)() == 7
+
+    assert told == ['a bug', '3', 'text']
 
 
 @needs_signals
