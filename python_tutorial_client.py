@@ -1,9 +1,8 @@
 """Counts words in parallel with Azure Batch: the workflow that nearly every Batch solution has.
 
-The input files go to Azure Storage, a pool of Linux nodes runs one task per file, and each task puts its
-file's most frequent words back into Storage, from where they are downloaded. Follow main() from step 1 to
-step 9. What has the prefix "guards." only looks after the steps: names that are taken, trouble on the way,
-cleaning up. What has none is Azure or Python.
+The input files go to Azure Storage, a pool of Linux nodes runs one task per file, and each task puts its file's
+most frequent words back into Storage, from where they are downloaded. Follow main() from step 1 to step 9. What has
+the prefix "guards." only looks after the steps. What has none is Azure or Python.
 """
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ from common import guards
 
 import contextlib
 import datetime
+import functools
 import shlex
 import sys
 import time
@@ -192,8 +192,7 @@ def add_tasks(batch_service_client: BatchServiceClient, job_id: str,
     tasks = []
     for number, input_file in enumerate(input_files):
         # The task begins where its resource file is. A name with a leading dash would be taken for an option.
-        name = input_file.file_path
-        filepath = f'./{name}' if name.startswith('-') else name
+        filepath = f'./{input_file.file_path}'
         # Batch runs no shell of its own: to expand the variable, the command line must start one.
         command = (f'python3 "$AZ_BATCH_NODE_SHARED_DIR/{_TUTORIAL_TASK_FILE}" '
                    + shlex.join(['--filepath', filepath, *arguments]))
@@ -238,30 +237,31 @@ def download_blobs_from_container(blob_service_client: BlobServiceClient, contai
     """Downloads every blob of the container into the directory; returns the paths by blob name.
 
     The tasks have put their results into Storage. Files that stay on a node can be read too, through the Batch
-    service, as long as the node and its task exist. A file of yours that has a blob's name is renamed.
-
-    Raises DownloadError in the end if some of the blobs could not be downloaded.
+    service, as long as the node and its task exist. A file of yours that has a blob's name is renamed. Raises
+    DownloadError in the end if some of the blobs could not be downloaded.
     """
     print(f'Downloading all files from container [{container_name}]...')
 
     container_client = blob_service_client.get_container_client(container_name)
-    downloaded: dict[str, Path] = {}
     failed: dict[str, str] = {}
-    for blob in container_client.list_blobs():
-        try:
-            destination_file_path = guards.path_inside(directory_path, blob.name)
-            with guards.whole_file(destination_file_path) as destination_file:
-                container_client.download_blob(blob.name).readinto(destination_file)
-        except (AzureError, OSError) as error:
-            failed[blob.name] = guards.one_line(error)
-            continue
-        downloaded[blob.name] = destination_file_path
-        print(f'  Downloaded blob [{blob.name}] from container [{container_name}] to {destination_file_path}')
 
+    def download_blob(name: str) -> Path | None:
+        try:
+            destination_file_path = guards.path_inside(directory_path, name)
+            with guards.whole_file(destination_file_path) as destination_file:
+                container_client.download_blob(name).readinto(destination_file)
+        except (AzureError, OSError) as error:
+            failed[name] = guards.one_line(error)
+            return None
+        print(f'  Downloaded blob [{name}] from container [{container_name}] to {destination_file_path}')
+        return destination_file_path
+
+    names = [blob.name for blob in container_client.list_blobs()]
+    paths = guards.side_by_side(download_blob, names)
     if failed:
         raise guards.DownloadError(container_name, failed)
     print('  Download complete!')
-    return downloaded
+    return dict(zip(names, paths))
 
 
 @guards.errors_end_in_one_line
@@ -296,8 +296,8 @@ def main() -> int:
 
             # 2. Upload the task script and the data. Nodes may read these files, and write to the output container.
             application_files = [upload_file_to_container(blob_service_client, app_container_name, _TASK_SCRIPT)]
-            input_files = [upload_file_to_container(blob_service_client, input_container_name, file_path)
-                           for file_path in arguments.input_files]
+            upload_input_file = functools.partial(upload_file_to_container, blob_service_client, input_container_name)
+            input_files = guards.side_by_side(upload_input_file, arguments.input_files)
             output_container_sas_token = get_container_sas_token(blob_service_client, output_container_name,
                                                                  ContainerSasPermissions(write=True))
 

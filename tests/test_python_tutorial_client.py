@@ -367,7 +367,7 @@ def test_every_argument_of_a_task_arrives_whole(
     script, *arguments = arguments_on_the_node(task.command_line, environment)
 
     assert script == f'{environment["AZ_BATCH_NODE_SHARED_DIR"]}/python_tutorial_task.py'
-    assert arguments == ['--filepath', f'./{name}' if name[0] == '-' else name, '--numwords', '7',
+    assert arguments == ['--filepath', f'./{name}', '--numwords', '7',
                          '--storageaccount', 'mystorage', '--storagecontainer', 'output',
                          '--sastoken', sas_token]
 

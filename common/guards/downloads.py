@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ _MOST_LINES = 20
 _END_OF_RESULT = re.compile(rb'^-{30}\nNode: .*\nTask: .*\nJob:  .*\nPool: .*\n\Z', re.MULTILINE)
 _LONGEST_END = 4096  # bytes
 
+# Two blobs that are downloaded side by side may get the same name here.
+_naming = threading.Lock()
+
 
 class DownloadError(RuntimeError):
     """Some blobs could not be downloaded; the text has a line for each, the first ones at least."""
@@ -23,7 +27,7 @@ class DownloadError(RuntimeError):
         """reasons are by blob name."""
         blobs = '1 blob' if len(reasons) == 1 else f'{len(reasons)} blobs'
         lines = [f'{blobs} of container [{container_name}] could not be downloaded:',
-                 *(f'  [{name}]: {reason}' for name, reason in itertools.islice(reasons.items(), _MOST_LINES))]
+                 *(f'  [{name}]: {reason}' for name, reason in sorted(reasons.items())[:_MOST_LINES])]
         if len(reasons) > _MOST_LINES:
             lines.append(f'  ... and {len(reasons) - _MOST_LINES} more')
         super().__init__('\n'.join(lines))
@@ -64,12 +68,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with unfinished.open('xb') as file:
             yield file
-        if os.path.lexists(path) and not _may_be_replaced(path, unfinished):
-            backup = next(candidate for number in itertools.count(1)
-                          if not os.path.lexists(candidate := path.with_name(f'{path.name}.bak{number}')))
-            path.rename(backup)
-            print(f'  Kept the file that was there before as {backup}')
-        unfinished.replace(path)
+        with _naming:
+            if os.path.lexists(path) and not _may_be_replaced(path, unfinished):
+                backup = next(candidate for number in itertools.count(1)
+                              if not os.path.lexists(candidate := path.with_name(f'{path.name}.bak{number}')))
+                path.rename(backup)
+                print(f'  Kept the file that was there before as {backup}')
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -147,6 +150,38 @@ def test_an_interrupted_download_leaves_what_was_there(directory: Path) -> None:
         raise KeyboardInterrupt
 
     assert files_in(directory) == {'x': b'own'}
+
+
+def test_ctrl_c_leaves_no_half_of_any_blob(directory: Path, default_ctrl_c: None) -> None:
+    all_here = threading.Barrier(8, timeout=10)
+
+    class Endless(Storage):
+        def download_blob(self, name: str) -> MagicMock:
+            def readinto(stream) -> None:
+                stream.write(b'half')
+                if all_here.wait() == 0:
+                    os.kill(os.getpid(), signal.SIGINT)
+                while True:
+                    time.sleep(0.01)
+            return MagicMock(readinto=readinto)
+
+    with pytest.raises(KeyboardInterrupt):
+        client.download_blobs_from_container(Endless(**{str(number): b'' for number in range(9)}), 'output', directory)
+
+    assert os.listdir(directory) == []
+
+
+def test_blobs_that_get_the_same_name_here_are_all_kept(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(path: Path) -> bool:
+        found = os.path.isfile(path)
+        time.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(os.path, 'lexists', slowly)
+
+    download(directory, **{'.': b'1', '..': b'2', '_': b'3', 'a/.': b'4', 'a\\..': b'5', 'a/_': b'6'})
+
+    assert sorted(files_in(directory).values()) == [b'1', b'2', b'3', b'4', b'5', b'6']
 
 
 def test_your_own_file_of_the_same_name_is_kept(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,19 +137,14 @@ def test_a_signal_that_comes_while_an_object_is_freed_is_not_lost(
 
 
 @needs_signals
-def test_ctrl_c_that_comes_while_an_object_is_freed_is_not_lost() -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
+def test_ctrl_c_that_comes_while_an_object_is_freed_is_not_lost(default_ctrl_c: None) -> None:
     @errors_end_in_one_line
     def main() -> int:
         LastWords(signal.SIGINT)
         time.sleep(10)
         return 0
 
-    try:
-        assert main() == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
+    assert main() == 130
 
 
 def test_other_errors_while_an_object_is_freed_are_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
