@@ -1,12 +1,14 @@
 """Against a traceback, and against an end without a word: every foreseeable error ends the run in one clear line."""
 from __future__ import annotations
 
+import _thread
 import functools
 import io
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 from azure.batch.custom.custom_errors import CreateTasksErrorException
@@ -77,9 +79,14 @@ def _send_again(ignored: sys.UnraisableHookArgs, otherwise: Callable[[sys.Unrais
     else:
         otherwise(ignored)
         return
+    # The last thing here, and nothing that waits: here it would be lost again.
+    _thread.start_new_thread(_send, (number,))
+
+
+def _send(number: int) -> None:
+    time.sleep(0.1)
     # Windows has no way to send it, but there it interrupts a wait from any thread.
-    send = functools.partial(os.kill, os.getpid()) if os.name == 'posix' else signal.raise_signal
-    threading.Timer(0.01, send, (number,)).start()
+    os.kill(os.getpid(), number) if os.name == 'posix' else signal.raise_signal(number)
 
 
 def print_error(error: BaseException) -> None:
