@@ -6,21 +6,26 @@ library and azure-storage-blob alone. It never sees an account key, only a SAS t
 from __future__ import annotations
 
 import argparse
+import codecs
+import concurrent.futures
 import heapq
 import logging
+import multiprocessing
 import os
 import re
 import sys
+import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, pairwise, repeat, takewhile
 from pathlib import Path
 from typing import NoReturn
 
 _ADVICE = {403: ' (does the SAS allow writing to this container, and has it not expired?)',
            404: ' (has the container been deleted?)'}
-_BLOCK_SIZE = 1 << 20  # characters: large enough to be fast, small enough for several tasks on one node
+_BLOCK_SIZE = 1 << 20  # bytes: large enough to be fast, small enough for several tasks on one node
+_BIG_FILE = 1 << 23  # bytes: less is counted before other processes have begun
 
 
 class TaskError(Exception):
@@ -69,11 +74,41 @@ def _positive(text: str) -> int:
 def count_words(path: Path) -> Counter[str]:
     """Counts the words of a UTF-8 file, in memory that grows with the vocabulary, not the text; or raises TaskError."""
     try:
-        with path.open(encoding='utf-8', errors='replace') as file:
-            beginning = file.read(1).removeprefix('\ufeff')  # a byte order mark is no part of the text
-            tokens = count_tokens(chain([beginning], iter(lambda: file.read(_BLOCK_SIZE), '')))
+        parts = cut_into_parts(path)
+        if len(parts) == 1:
+            return count_part(path, *parts[0])
+        with concurrent.futures.ProcessPoolExecutor(len(parts), initializer=end_with_the_task) as processes:
+            return sum(processes.map(count_part, repeat(path), *zip(*parts)), Counter())
     except OSError as error:
         raise TaskError(f'cannot read [{path}]: {error.strerror}') from error
+    except (concurrent.futures.BrokenExecutor, MemoryError) as error:
+        raise TaskError(f'cannot count [{path}]: a part of it took more memory than there is') from error
+
+
+def cut_into_parts(path: Path) -> list[tuple[int, int]]:
+    """Cuts a big file after spaces into a part for each core; returns where each begins and ends."""
+    size = path.stat().st_size  # 0 for a pipe
+    cores = (os.cpu_count() or 1) if size >= _BIG_FILE else 1
+    cuts = {0}
+    for number in range(1, cores):
+        with path.open('rb') as file:
+            file.seek(size * number // cores)
+            if space := re.search(rb'\s', file.read(_BLOCK_SIZE)):  # in UTF-8, no byte of another character is a space
+                cuts.add(size * number // cores + space.end())
+    return list(pairwise([*sorted(cuts), sys.maxsize]))
+
+
+def end_with_the_task() -> None:
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def count_part(path: Path, begin: int, end: int) -> Counter[str]:
+    with path.open('rb') as file:
+        if begin:
+            file.seek(begin)
+        blocks = takewhile(bool, (file.read(min(_BLOCK_SIZE, end - at)) for at in range(begin, end, _BLOCK_SIZE)))
+        # A byte order mark is no part of the text.
+        tokens = count_tokens(codecs.iterdecode(blocks, 'utf-8' if begin else 'utf-8-sig', 'replace'))
     # Unicode's punctuation (category P) is no part of a word. Its symbols (S) are: C++ is not C, and $5 is not 5.
     punctuation = ''.join(char for char in set().union(*tokens) if unicodedata.category(char).startswith('P'))
     words: Counter[str] = Counter()

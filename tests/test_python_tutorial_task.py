@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import ast
 import io
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -103,6 +105,146 @@ def test_words_across_blocks_are_counted_as_in_the_whole_text(
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(task, '_BLOCK_SIZE', block_size)
         assert task.count_words(path) == naive_words(data)
+
+
+@settings(deadline=None)
+@given(data=st.lists(texts | st.binary(max_size=4)).map(b''.join), cores=st.integers(1, 9),
+       block_size=st.integers(1, 9))
+def test_words_of_the_parts_are_the_words_of_the_whole(
+        tmp_path_factory: pytest.TempPathFactory, data: bytes, cores: int, block_size: int) -> None:
+    path = tmp_path_factory.getbasetemp() / 'parts.txt'
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(task, '_BIG_FILE', 0)
+        monkeypatch.setattr(task, '_BLOCK_SIZE', block_size)
+        monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+        parts = task.cut_into_parts(path)
+        words = [task.count_part(path, begin, end) for begin, end in parts]
+
+    assert [end for _, end in parts[:-1]] == [begin for begin, _ in parts[1:]] and len(parts) <= cores
+    assert sum(words, Counter()) == naive_words(data)
+
+
+def test_a_big_text_has_a_part_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'big.txt'
+    path.write_text('sea \u3000 海 ' * 1000, encoding='utf-8')
+    monkeypatch.setattr(os, 'cpu_count', lambda: 5)
+    assert len(task.cut_into_parts(path)) == 1, 'it is small'
+
+    monkeypatch.setattr(task, '_BIG_FILE', path.stat().st_size)
+    sizes = [min(end, path.stat().st_size) - begin for begin, end in task.cut_into_parts(path)]
+    assert len(sizes) == 5 and max(sizes) - min(sizes) < 20
+
+    path.write_bytes(b'\xe6\xb5\xb7' * 5000)
+    assert task.cut_into_parts(path) == [(0, sys.maxsize)], 'one word cannot be cut'
+
+
+needs_fork = pytest.mark.skipif(multiprocessing.get_start_method() != 'fork',
+                                reason='What is changed here reaches only processes that are forked')
+BIG = """
+import os, signal, sys
+import python_tutorial_task as task
+if __name__ == '__main__':
+    task._BIG_FILE, parent, real = int(sys.argv.pop(1)), os.getpid(), task.count_part
+    os.cpu_count = lambda: 3
+    {change}
+    sys.exit(task.main(sys.argv[1:]))
+"""
+
+
+def run_in_parts(path: Path, storage_url: str, big_file: int, change: str = '') -> subprocess.CompletedProcess[str]:
+    """Runs the task with a change for its parts: def count_part(path, begin, end)."""
+    program = BIG.format(change=change.strip().replace('\n', '\n    '))
+    environment = {**os.environ, 'PYTHONPATH': str(SCRIPT.parent), 'NO_PROXY': '127.0.0.1', 'no_proxy': '127.0.0.1'}
+    return subprocess.run([sys.executable, '-c', program, str(big_file), *arguments(path, storage_url)],
+                          cwd=path.parent, env=environment, timeout=60, capture_output=True, text=True)
+
+
+TELL = """
+def count_part(path, begin, end):
+    os.write(1, b'elsewhere\\n' if os.getpid() != parent else b'here\\n')
+    return real(path, begin, end)
+task.count_part = count_part
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize(('content', 'processes'), [
+    (b'\xef\xbb\xbfSea! moon ' + b'sea ' * 999 + b'\xff', ['elsewhere'] * 3),
+    (b'sea' * 1000, ['here']),
+    (b'a b', ['elsewhere'] * 2),
+    (b' ', ['elsewhere'] * 2),
+    (b'', ['here']),
+])
+def test_a_big_file_is_counted_by_processes_and_uploaded_once(
+        tmp_path: Path, storage: Storage, content: bytes, processes: list[str]) -> None:
+    path = tmp_path / 'big.txt'
+    path.write_bytes(content)
+
+    completed = run_in_parts(path, storage.url, 0, TELL)
+
+    assert (completed.returncode, completed.stderr) == (0, '')
+    assert completed.stdout.splitlines()[:-1] == processes
+    [(_, _, body)] = storage.requests
+    top = task.top_words(naive_words(content), 2)
+    assert [line.split() for line in body.decode().partition(RULE)[0].splitlines()] == [[w, str(n)] for w, n in top]
+
+
+def test_a_small_file_needs_no_other_process(input_path: Path, storage: Storage) -> None:
+    completed = run_in_parts(input_path, storage.url, task._BIG_FILE, TELL)
+
+    assert (completed.returncode, completed.stdout.splitlines()[:-1]) == (0, ['here'])
+
+
+@needs_fork
+@pytest.mark.parametrize('end, text', [
+    ('os.kill(os.getpid(), signal.SIGKILL)', 'memory'), ('raise MemoryError', 'memory'),
+    ('raise OSError(5, "Input/output error")', 'Input/output error')])
+def test_a_part_that_fails_ends_the_task_with_one_line(
+        tmp_path: Path, storage: Storage, end: str, text: str) -> None:
+    path = tmp_path / 'big.txt'
+    path.write_text('sea ' * 1000)
+
+    completed = run_in_parts(path, storage.url, 0, f"""
+def count_part(path, begin, end):
+    if 0 < begin < 2000:
+        {end}
+    return real(path, begin, end)
+task.count_part = count_part
+""")
+
+    assert (completed.returncode, completed.stdout, storage.requests) == (1, '', [])
+    assert_one_clear_line(completed.stderr, 'big.txt', text)
+
+
+@needs_fork
+def test_the_processes_end_when_the_task_is_killed(tmp_path: Path, storage: Storage) -> None:
+    path = tmp_path / 'big.txt'
+    path.write_text('sea ' * 1000)
+
+    completed = run_in_parts(path, storage.url, 0, """
+def count_part(path, begin, end):
+    if begin == 0:
+        os.kill(parent, signal.SIGKILL)
+    while True:
+        real(path, begin, end)
+task.count_part = count_part
+""")
+
+    # One that is left would hold stdout open, for longer than the timeout.
+    assert completed.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='Windows has no named pipes')
+def test_a_pipe_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / 'pipe'
+    os.mkfifo(path)
+    writer = threading.Thread(target=lambda: path.write_text('sea, ' * 300_000 + 'moon'))
+    writer.start()
+    try:
+        assert task.count_words(path) == {'sea': 300_000, 'moon': 1}
+    finally:
+        writer.join()
 
 
 @given(pieces=st.lists(st.text(st.sampled_from('ab \n\u2028'))))
