@@ -24,7 +24,7 @@ from typing import NoReturn
 
 _ADVICE = {403: ' (does the SAS allow writing to this container, and has it not expired?)',
            404: ' (has the container been deleted?)'}
-_BLOCK_SIZE = 1 << 20  # bytes: large enough to be fast, small enough for several tasks on one node
+_BLOCK_SIZE = 1 << 18  # bytes: large enough to be fast, small enough for several tasks on one node
 _BIG_FILE = 1 << 23  # bytes: less is counted before other processes have begun
 
 
@@ -106,9 +106,10 @@ def count_part(path: Path, begin: int, end: int) -> Counter[str]:
     with path.open('rb') as file:
         if begin:
             file.seek(begin)
-        blocks = takewhile(bool, (file.read(min(_BLOCK_SIZE, end - at)) for at in range(begin, end, _BLOCK_SIZE)))
+        # This lower() knows ASCII alone, which makes fewer tokens to remember; casefold() does the rest.
+        blocks = (file.read(min(_BLOCK_SIZE, end - at)).lower() for at in range(begin, end, _BLOCK_SIZE))
         # A byte order mark is no part of the text.
-        tokens = count_tokens(codecs.iterdecode(blocks, 'utf-8' if begin else 'utf-8-sig', 'replace'))
+        tokens = count_tokens(codecs.iterdecode(takewhile(bool, blocks), 'utf-8' if begin else 'utf-8-sig', 'replace'))
     # Unicode's punctuation (category P) is no part of a word. Its symbols (S) are: C++ is not C, and $5 is not 5.
     punctuation = ''.join(char for char in set().union(*tokens) if unicodedata.category(char).startswith('P'))
     words: Counter[str] = Counter()
