@@ -24,6 +24,7 @@ CLIENT = PROJECT / 'python_tutorial_client.py'
 DATA = sorted((PROJECT / 'data').glob('taskdata?.txt'))
 
 TRANSCRIPT = r'''No account is set, so this runs on this machine, with its state in .*
+Watch it at http://127\.0\.0\.1:\d+/page/\?token=[\w-]+
 Sample start: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d
 
 Uploading file .*/python_tutorial_task\.py to container \[application\]\.\.\.

@@ -911,7 +911,8 @@ def test_results_that_were_fetched_go_whatever_happens_then(run: Callable[..., i
 LOCAL = local_azure.LocalAzure(
     batch_account_name='localbatch', batch_account_key=KEY, batch_account_url='http://127.0.0.1:1234',
     storage_account_name='localstorage', storage_account_key=KEY,
-    storage_account_url='http://127.0.0.1:5678/localstorage', workspace=Path('workspace'))
+    storage_account_url='http://127.0.0.1:5678/localstorage', workspace=Path('workspace'),
+    page_url='http://127.0.0.1:1234/page/?token=mytoken')
 
 
 @pytest.mark.usefixtures('no_account')
@@ -927,7 +928,8 @@ def test_without_an_account_the_same_steps_run_locally(run: Callable[..., int], 
 
     assert run() == 0
 
-    notice, rest = capsys.readouterr().out.split('\n', 1)
+    notice, address, rest = capsys.readouterr().out.split('\n', 2)
+    assert address == 'Watch it at http://127.0.0.1:1234/page/?token=mytoken'
     assert str(local_azure.default_workspace()) in notice and 'to use Azure' in notice
     assert rest.startswith('Sample start: ')
     assert azure.calls == ['start services', *ALL_STEPS, 'stop services']

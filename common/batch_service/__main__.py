@@ -17,10 +17,11 @@ from types import FrameType
 
 import uvicorn
 
+from .page import Page
 from .run.inheritance import keep_from_tasks
 from .server import Server
 from .service import BatchService
-from .settings import add_settings, port, settings_from
+from .settings import PAGE_TOKEN_VARIABLE, add_settings, port, settings_from
 from .store import StoreError
 from .wire.auth import SharedKey
 from .wire.connections import ACCEPTED_AT_ONCE, Connection, most_connections, tell_shortly
@@ -36,10 +37,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING,
                         format='%(asctime)s %(levelname)s %(message)s')
     keep_from_tasks()
+    page_token = os.environ.pop(PAGE_TOKEN_VARIABLE, '')  # before a process is started that would have it, too
     try:
         shared_key = SharedKey(options.account, options.key_file.read_text().strip())
         listener = _listen(options.port)
-        asyncio.run(_serve(options, shared_key, listener))
+        asyncio.run(_serve(options, shared_key, page_token, listener))
     except (OSError, ValueError, StoreError) as error:
         print(f'The Batch service cannot start: {error}', file=sys.stderr)
         return 1
@@ -75,11 +77,13 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-async def _serve(options: argparse.Namespace, shared_key: SharedKey, listener: socket.socket) -> None:
+async def _serve(options: argparse.Namespace, shared_key: SharedKey, page_token: str,
+                 listener: socket.socket) -> None:
     scheme = 'https' if options.cert else 'http'
     url = f'{scheme}://{_HOST}:{listener.getsockname()[1]}'
     service = BatchService(options.workspace / 'batch', options.account, url, settings_from(options), options.cert)
-    config = uvicorn.Config(Server(service, shared_key), loop='asyncio', lifespan='off', log_config=None,
+    application = Page(service, Server(service, shared_key), page_token)
+    config = uvicorn.Config(application, loop='asyncio', lifespan='off', log_config=None,
                             http=partial(Connection, waiting={}, most=most_connections()),
                             # Anybody can send what is no HTTP: no line of the log for it.
                             log_level=logging.ERROR, backlog=ACCEPTED_AT_ONCE,

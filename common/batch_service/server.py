@@ -21,7 +21,7 @@ from .api import ROUTES, Route
 from .errors import BatchError, needs_trace
 from .values import now
 from .wire import versions
-from .wire.auth import SharedKey
+from .wire.auth import Key
 from .wire.body import body_of
 from .wire.call import Call, Service, json_answer, parse_query
 
@@ -39,13 +39,13 @@ class Server:
 
     Args:
         service: Whom the requests are for.
-        shared_key: Who may speak.
+        key: Who may speak.
     """
 
-    def __init__(self, service: Service, shared_key: SharedKey) -> None:
+    def __init__(self, service: Service, key: Key) -> None:
         self._service = service
-        self._shared_key = shared_key
-        self._hosts = _hosts(service.url)
+        self._key = key
+        self._hosts = hosts_of(service.url)
         self._routes = [(route, _pattern(route.path)) for route in ROUTES]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,11 +79,11 @@ class Server:
         host = headers.get('host', '').lower()
         base = f'{scope["scheme"]}://{host}' if host in self._hosts else self._service.url
         return Call(self._service, request.method, raw_path.partition('?')[0],
-                    parse_query(scope['query_string'].decode('latin-1')), headers, base)
+                    parse_query(scope['query_string'].decode('latin-1')), headers, base + scope.get('root_path', ''))
 
     async def _answer(self, call: Call, request: Request) -> Response:
         self._check_host(call)
-        self._shared_key.check(call.method, call.path, request.scope['query_string'].decode('latin-1'), call.headers)
+        self._key.check(call.method, call.path, request.scope['query_string'].decode('latin-1'), call.headers)
         self._be_busy()
         call.version = versions.check(call.query.get('api-version'))
         _check_parameters(call)
@@ -133,7 +133,7 @@ class Server:
             response.headers['client-request-id'] = call.headers['client-request-id']
 
 
-def _hosts(url: str) -> tuple[str, ...]:
+def hosts_of(url: str) -> tuple[str, ...]:
     """What the Host header may say: this machine by number or name, the port left out where it is the scheme's own."""
     address = urlsplit(url)
     hosts = tuple(f'{host}:{address.port}' for host in (address.hostname, 'localhost'))

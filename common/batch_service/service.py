@@ -48,7 +48,7 @@ class BatchService:
         self.url = url
         self.settings = settings
         workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
-        workspace = workspace.resolve()
+        self.workspace = workspace = workspace.resolve()
         self._lock = _lock(workspace / 'service.lock')
         node_directories = workspace / 'nodes'
         node_directories.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How the service behaves where the real one is slow or in trouble; by default it is neither."""
+"""What the service is told when it is started: the troubles of the cloud, by default none; who may see its page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+PAGE_PATH = '/page'
+"""Where the page to watch is; its address is ``URL/page/?token=TOKEN``."""
+
+PAGE_TOKEN_VARIABLE = 'BATCH_PAGE_TOKEN'
+"""The environment variable with the token; without it nobody sees the page."""
 
 _DAY = 24 * 60 * 60
 

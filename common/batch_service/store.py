@@ -127,6 +127,11 @@ class Store:
     def close(self) -> None:
         self._connection.close()
 
+    @property
+    def changes(self) -> int:
+        """A number that is another one after every change."""
+        return self._connection.total_changes
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All changes of the block, or none of them. Blocks nest; none of them may await."""

@@ -113,8 +113,10 @@ def _local_account() -> Iterator[Account]:
           'use Azure, fill in the settings at the top of python_tutorial_client.py.', flush=True)
     with local_azure.start() as local:
         keep_secret(local.batch_account_key, local.storage_account_key)
+        settings = dataclasses.asdict(local)
+        print(f'Watch it at {settings.pop("page_url")}', flush=True)
         try:
-            yield Account(**dataclasses.asdict(local))
+            yield Account(**settings)
         except AzureError as error:
             # Azurite does not say so itself.
             if full := local_azure.why_storage_fails(local.workspace):

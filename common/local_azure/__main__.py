@@ -10,6 +10,7 @@ import signal
 import stat
 import sys
 import threading
+import webbrowser
 from contextlib import suppress
 from pathlib import Path
 from textwrap import indent
@@ -32,12 +33,13 @@ export AZURE_STORAGE_SERVICE_ENDPOINT='{0.storage_account_url}'
 export AZURE_STORAGE_CONNECTION_STRING='DefaultEndpointsProtocol={protocol};AccountName={0.storage_account_name};\
 AccountKey={0.storage_account_key};BlobEndpoint={0.storage_account_url};'
 # ready
+# To watch pools, nodes, jobs and tasks: {0.page_url}
 """
 
 _HELP_EPILOG = f"""\
 Once both services answer, the command prints this, for a shell:
 
-{indent(re.sub("'.*'", "'...'", _SETTINGS), '  ')}
+{indent(re.sub("'.*'|{0.page_url}", "'...'", _SETTINGS), '  ')}
 {WORKSPACE_VARIABLE} names another default workspace, for the tutorial too. Both services
 listen on 127.0.0.1 alone; if your environment names a proxy, add that address to NO_PROXY. To trust the
 certificate, set REQUESTS_CA_BUNDLE for Python and the Azure CLI, NODE_EXTRA_CA_CERTS for Node.js.
@@ -61,6 +63,8 @@ def main() -> int:
             with suppress(BrokenPipeError):
                 # Not with print(): Python would try once more at its end, and complain.
                 os.write(output, _SETTINGS.format(account, protocol=protocol).encode())
+            if options.open:
+                webbrowser.open(account.page_url)
             threading.Thread(target=_watch, args=(output, ended), daemon=True).start()
             if server := ended.get():
                 raise LocalAzureError(f'{server.name} has ended: {server.last_words()}')
@@ -84,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--blob-port', type=port, default=0, metavar='N', help='the port of the storage service (default: a free one)')
     add('--cert', type=Path, metavar='FILE', help='speak https with this certificate (PEM), which names IP:127.0.0.1')
     add('--key', type=Path, metavar='FILE', help="the certificate's private key (PEM)")
+    add('--open', action='store_true', help='open the page to watch in the browser')
     add('--verbose', action='store_true', help='log every request to the Batch service, in batch.log in the workspace')
     add_settings(parser)
     return parser

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import socket
 import ssl
 import sys
@@ -11,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.batch_service.settings import Settings, arguments_for
+from common.batch_service.settings import PAGE_PATH, PAGE_TOKEN_VARIABLE, Settings, arguments_for
 from common.loopback import without_proxies
 
 from . import azurite
@@ -31,7 +32,7 @@ _CREDENTIAL_VARIABLES = ('AZURE_', 'AZURITE_', 'AZ_BATCH_', 'ARM_', 'IDENTITY_',
 
 @dataclass(frozen=True)
 class LocalAzure:
-    """The settings of the accounts on this machine, and the workspace that keeps what is in them."""
+    """The settings of the accounts on this machine, the workspace that keeps what is in them, and the page to watch."""
 
     batch_account_name: str
     batch_account_key: str = field(repr=False)
@@ -40,6 +41,7 @@ class LocalAzure:
     storage_account_key: str = field(repr=False)
     storage_account_url: str
     workspace: Path
+    page_url: str = field(repr=False)
 
 
 @contextmanager
@@ -70,6 +72,7 @@ def start(workspace: Path | None = None, *, batch_port: int = 0, blob_port: int 
         _check_ports(batch_port, blob_port)
         stack.enter_context(without_proxies())
 
+        token = secrets.token_urlsafe(24)
         servers: list[LocalServer] = []
         stack.callback(_stop, servers)
         servers.append(LocalServer(
@@ -82,14 +85,15 @@ def start(workspace: Path | None = None, *, batch_port: int = 0, blob_port: int 
             [*_batch_command(workspace, batch_port, cert, key), *arguments_for(settings), *['--verbose'] * verbose],
             # In this directory Python finds our package first, whatever the reader's own directory holds.
             log=workspace / 'batch.log', directory=_PROJECT, locks=[lock], ended=ended,
-            environment=_environment()))
+            environment=_environment() | {PAGE_TOKEN_VARIABLE: token}))
 
         # They start at the same time, so the second is all but ready when the first is.
         storage_url, batch_url = (server.wait_until_ready(_START_TIMEOUT) for server in servers)
         yield LocalAzure(
             batch_account_name=_BATCH_ACCOUNT, batch_account_key=batch_key, batch_account_url=batch_url,
             storage_account_name=_STORAGE_ACCOUNT, storage_account_key=storage_key,
-            storage_account_url=f'{storage_url}/{_STORAGE_ACCOUNT}', workspace=workspace)
+            storage_account_url=f'{storage_url}/{_STORAGE_ACCOUNT}', workspace=workspace,
+            page_url=f'{batch_url}{PAGE_PATH}/?token={token}')
 
 
 def _check_certificate(cert: Path | None, key: Path | None) -> tuple[Path | None, Path | None]:

@@ -186,12 +186,12 @@ def test_keys_are_what_the_clients_take_and_do_not_show_when_an_account_is_print
 def test_no_account_at_all_starts_and_stops_the_local_services(
         mocker: MockerFixture, capsys: pytest.CaptureFixture[str]) -> None:
     mocker.patch('common.redaction._KEPT', set())
-    local = Account('localbatch', KEY, 'http://127.0.0.1:1', 'localstorage', OTHER_KEY,
-                    'http://127.0.0.1:2/localstorage', workspace=Path('workspace'))
+    settings = ('localbatch', KEY, 'http://127.0.0.1:1', 'localstorage', OTHER_KEY, 'http://127.0.0.1:2/localstorage')
+    local = local_azure.LocalAzure(*settings, Path('workspace'), 'http://127.0.0.1:1/page/?token=mytoken')
     events = []
 
     @contextmanager
-    def start() -> Iterator[Account]:
+    def start() -> Iterator[local_azure.LocalAzure]:
         events.append(capsys.readouterr().out)
         yield local
         events.append('stopped')
@@ -199,7 +199,8 @@ def test_no_account_at_all_starts_and_stops_the_local_services(
     mocker.patch.object(local_azure, 'start', start)
 
     with open_account(*EMPTY.values()) as account:
-        assert account == local
+        assert account == Account(*settings, workspace=Path('workspace'))
+        assert capsys.readouterr().out == 'Watch it at http://127.0.0.1:1/page/?token=mytoken\n'
         assert 'stopped' not in events
         assert without_secrets(f'{KEY} and {OTHER_KEY}') == '... and ...'
 
@@ -213,8 +214,8 @@ def test_no_account_at_all_starts_and_stops_the_local_services(
 def test_what_fails_because_the_disk_of_the_local_services_is_full_is_told_so(
         mocker: MockerFixture, full: str) -> None:
     mocker.patch('common.redaction._KEPT', set())
-    local = Account('localbatch', KEY, 'http://127.0.0.1:1', 'localstorage', OTHER_KEY,
-                    'http://127.0.0.1:2/localstorage', workspace=Path('/w'))
+    local = local_azure.LocalAzure('localbatch', KEY, 'http://127.0.0.1:1', 'localstorage', OTHER_KEY,
+                                   'http://127.0.0.1:2/localstorage', Path('/w'), 'http://127.0.0.1:1/page/')
     mocker.patch.object(local_azure, 'start', lambda: nullcontext(local))
     look = mocker.patch.object(local_azure, 'why_storage_fails', return_value=full)
     error = AzureError('Operation returned an invalid status')

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import itertools
 import time
-from typing import Mapping
+from typing import Mapping, Protocol
 from urllib.parse import parse_qsl
 
 from ..errors import BatchError
@@ -19,6 +19,13 @@ from ..values import moment_of_header
 _SIGNED_HEADERS = ('content-encoding', 'content-language', 'content-length', 'content-md5', 'content-type', 'date',
                    'if-modified-since', 'if-match', 'if-none-match', 'if-unmodified-since', 'range')
 _CLOCK_TOLERANCE_SECONDS = 15 * 60
+
+
+class Key(Protocol):
+    """Who may speak."""
+
+    def check(self, method: str, raw_path: str, query: str, headers: Mapping[str, str]) -> None:
+        """Returns if this request may be made; raises BatchError."""
 
 
 class SharedKey:
