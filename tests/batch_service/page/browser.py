@@ -119,7 +119,7 @@ class Tab:
     """One page.
 
     Attributes:
-        errors: What its scripts have failed with, what its policy has forbidden, what could not be loaded.
+        errors: What its scripts have failed with or warned of, what its policy has forbidden, what could not be loaded.
         requests: The addresses of its requests.
         bytes_loaded: Of all answers, with their headers.
         status: Of the document; 0 before there is one.
@@ -144,8 +144,8 @@ class Tab:
         if event == 'Runtime.exceptionThrown':
             details = values['exceptionDetails']
             self.errors.append(details.get('exception', {}).get('description') or details['text'])
-        elif event == 'Runtime.consoleAPICalled' and values['type'] == 'error':
-            self.errors.append(' '.join(str(argument.get('value')) for argument in values['args']))
+        elif event == 'Runtime.consoleAPICalled' and values['type'] in ('error', 'warning'):
+            self.errors += [str(argument.get('value', argument.get('description'))) for argument in values['args']]
         elif event == 'Log.entryAdded' and values['entry']['level'] == 'error':
             self.errors.append(f'{values["entry"]["text"]} {values["entry"].get("url", "")}')
         elif event == 'Network.requestWillBeSent':
@@ -220,7 +220,9 @@ class Tab:
         for kind in ('mousePressed', 'mouseReleased'):
             self.call('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1)
 
-    def screenshot(self, path: Path, whole: bool = False) -> None:
-        """Saves a picture (PNG) of what is seen, or of the whole page."""
-        picture = self.call('Page.captureScreenshot', captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(picture['data']))
+    def screenshot(self, path: Path) -> None:
+        """Saves a picture (PNG) of what is seen."""
+        path.write_bytes(base64.b64decode(self.call('Page.captureScreenshot')['data']))
+
+    def close(self) -> None:
+        self.call('Page.close')

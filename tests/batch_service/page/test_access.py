@@ -14,7 +14,7 @@ import requests
 from azure.batch import models
 
 from common.batch_service.settings import PAGE_TOKEN_VARIABLE
-from tests.batch_service.page.conftest import TOKEN, Site
+from tests.batch_service.page.site import TOKEN, Site
 from tests.batch_service.workbench import ServiceProcess
 from tests.leftovers import eventually
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from azure.batch import models
 
-from tests.batch_service.page.conftest import Site
+from tests.batch_service.page.site import Site
 
 pytestmark = pytest.mark.real
 
