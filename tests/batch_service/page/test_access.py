@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import http.server
 import os
-import re
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -168,18 +168,19 @@ def test_a_file_of_a_task_that_is_a_web_page_cannot_be_opened_as_one_of_ours(sit
     assert answer.headers['Content-Security-Policy'] == 'sandbox'
 
 
-def test_a_task_finds_no_token(site: Site) -> None:
+def test_a_task_finds_no_token(start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    token = secrets.token_hex()
+    monkeypatch.setenv(PAGE_TOKEN_VARIABLE, token)
+    site = start_site()
     site.add_pool()
-    site.add_job(f"/bin/bash -c 'env; echo; grep -alF {PAGE_TOKEN_VARIABLE}={TOKEN} /proc/[0-9]*/environ || true'")
+    site.add_job(f"/bin/bash -c 'env; echo; grep -alF {PAGE_TOKEN_VARIABLE}={token} /proc/[0-9]*/environ || true'")
     site.wait_for_tasks()
 
     output = b''.join(site.client.file.get_from_task('job', 'task0', 'stdout.txt')).decode()
     own, _, found = output.partition('\n\n')
-    assert 'AZ_BATCH_TASK_ID' in own and TOKEN not in own
-    # Other tests may run beside this one, and from root nothing is hidden, not even the service's own environment.
-    processes = {site.service.process.pid} if os.geteuid() == 0 else set()
-    assert {number for number in map(int, re.findall(r'\d+', found))
-            if os.getsid(number) == os.getsid(site.service.process.pid)} <= processes
+    assert 'AZ_BATCH_TASK_ID' in own and token not in own
+    # From root nothing is hidden, not even the service's own environment.
+    assert set(found.split()) <= ({f'/proc/{site.service.process.pid}/environ'} if os.geteuid() == 0 else set())
 
 
 def test_another_site_in_the_same_browser_reads_nothing(site: Site, tmp_path: Path,
