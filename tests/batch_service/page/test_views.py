@@ -107,9 +107,9 @@ def test_the_table_is_filtered_and_sorted_and_the_address_says_how(site: Site) -
     tab.wait_for(f'{ids}.length === 11')
     assert 'state' not in tab.url
     tab.click('thead th:nth-child(5) button')
+    tab.wait_for(f'document.querySelector("[aria-sort=ascending]") && {ids}[10] === "task0"')
     tab.click('thead th:nth-child(5) button')
-    tab.wait_for(f'{ids}[0] === "task0"')
-    assert tab.run('document.querySelector("[aria-sort]").ariaSort') == 'descending'
+    tab.wait_for(f'document.querySelector("[aria-sort=descending]") && {ids}[0] === "task0"')
     tab.click('thead th:nth-child(1) button')
     tab.wait_for(f'{ids}.indexOf("task10") === 10')
 
