@@ -198,8 +198,8 @@ class Tab:
             assert time.monotonic() < end, f'{script} does not come true in\n{self.text()}\n{self.errors}'
             time.sleep(0.02)
 
-    def wait_for_text(self, text: str, selector: str = 'body') -> None:
-        self.wait_for(f'document.querySelector({json.dumps(selector)})?.innerText.includes({json.dumps(text)})')
+    def wait_for_text(self, text: str, seconds: float = 10.0) -> None:
+        self.wait_for(f'document.body?.innerText.includes({json.dumps(text)})', seconds)
 
     def press(self, *keys: str) -> None:
         """Presses keys: by the names of the protocol, or characters."""

@@ -36,13 +36,14 @@ class Site:
             start_task=start_task, virtual_machine_configuration=models.VirtualMachineConfiguration(
                 image_reference=models.ImageReference(publisher='canonical', offer='ubuntu-24_04-lts', sku='server'),
                 node_agent_sku_id='batch.node.ubuntu 24.04'), **settings))
-        ready = eventually(lambda: len(self._nodes(pool_id)) == nodes and all(
-            node.state not in ('creating', 'starting', 'waitingforstarttask') for node in self._nodes(pool_id)), 60)
-        assert ready
-        return [node.id for node in self._nodes(pool_id)]
+        assert eventually(lambda: self._settled(pool_id) == nodes, 60)
+        return [node.id for node in self.client.compute_node.list(pool_id)]
 
-    def _nodes(self, pool_id: str) -> list[models.ComputeNode]:
-        return list(self.client.compute_node.list(pool_id))
+    def _settled(self, pool_id: str) -> int:
+        for pool in self.client.account.list_pool_node_counts():
+            if pool.pool_id == pool_id and pool.dedicated:
+                return pool.dedicated.idle + pool.dedicated.start_task_failed
+        return 0
 
     def add_job(self, *lines: str, job_id: str = 'job', pool_id: str = 'pool', **settings) -> None:
         """Adds a job with a task for each command line: task0, task1 and so on."""
