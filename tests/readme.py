@@ -14,8 +14,8 @@ def section_of(text: str, heading: str) -> str:
 
 
 def words_of_prose(text: str) -> int:
-    """Counts the words that are read: without code, without where a link leads, without the lines of tables."""
-    prose = re.sub(r'(?ms)^```.*?^```$|\]\([^)]*\)|^\|[-| ]+\|$|\|', ' ', text)
+    """Counts the words that are read: without code, where a link leads, the lines of tables, tags."""
+    prose = re.sub(r'(?ms)^```.*?^```$|\]\([^)]*\)|^\|[-| ]+\|$|\||<[^>]*>', ' ', text)
     return len(prose.split())
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 from azure.batch import BatchServiceClient
 from azure.batch.batch_auth import SharedKeyCredentials
 from azure.batch.models import BatchErrorException, PoolPatchParameter
@@ -208,6 +209,23 @@ def test_output_may_be_a_file_or_closed(stand_in: Path, tmp_path: Path, redirect
         output, errors = process.communicate()
 
     assert (process.returncode, output, errors) == (0, '', '')
+
+
+def test_the_page_to_watch_is_named_below_the_settings_and_opened_on_demand(
+        azurite_install: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = tmp_path / 'browser'
+    browser.write_text('#!/bin/sh\necho "$1" > "$0.new"; mv "$0.new" "$0.address"\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv('BROWSER', str(browser))
+    with command(tmp_path / 'workspace', '--open') as process:
+        endpoint = variables_in(read_until_ready(process))['AZURE_BATCH_ENDPOINT']
+        address = process.stdout.readline().removeprefix('# To watch pools, nodes, jobs and tasks: ')
+        assert re.fullmatch(rf'{endpoint}/page/\?token=[\w-]{{32}}\n', address)
+        assert 'Azure Batch on this machine' in requests.get(address.strip(), timeout=10).text
+        assert eventually((tmp_path / 'browser.address').exists)
+
+    assert (tmp_path / 'browser.address').read_text() == address
+    assert address.rpartition('=')[2].strip() not in (tmp_path / 'workspace' / 'batch.log').read_text()
 
 
 # What it refuses, and how it explains itself.
