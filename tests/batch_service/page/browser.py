@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_SECONDS = 20.0
+_SECONDS = 30.0
 _FLAGS = ('--headless=new', '--remote-debugging-pipe', '--no-sandbox', '--disable-gpu', '--no-first-run',
           '--disable-dev-shm-usage', '--disable-background-networking', '--disable-component-update', '--disable-sync',
           '--disable-extensions', '--disable-default-apps', '--disable-breakpad', '--no-proxy-server')
@@ -107,7 +107,20 @@ class Browser:
                     elif tab := self._tabs.get(message.get('sessionId', '')):
                         tab.take(message['method'], message['params'])
 
+    def close_tab(self, session: str) -> None:
+        del self._tabs[session]
+        self.call('Page.close', session)
+
+    def close_tabs(self) -> None:
+        """Closes all tabs: a page goes on looking for its service, even if that has ended."""
+        for session in list(self._tabs):
+            self.close_tab(session)
+
     def close(self) -> None:
+        # It removes a directory of its own in /tmp, and ends processes that are in no group of ours.
+        with suppress(BrowserError, OSError, subprocess.TimeoutExpired):
+            self.call('Browser.close')
+            self._process.wait(_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -188,7 +201,7 @@ class Tab:
         """Returns the text of an element as a reader sees it."""
         return self.run(f'document.querySelector({json.dumps(selector)})?.innerText ?? ""')
 
-    def wait_for(self, script: str, seconds: float = 10.0) -> Any:
+    def wait_for(self, script: str, seconds: float = 30.0) -> Any:
         """Runs a script until its value is true, and returns that; an AssertionError shows what there is instead."""
         end = time.monotonic() + seconds
         while True:
@@ -198,7 +211,7 @@ class Tab:
             assert time.monotonic() < end, f'{script} does not come true in\n{self.text()}\n{self.errors}'
             time.sleep(0.02)
 
-    def wait_for_text(self, text: str, seconds: float = 10.0) -> None:
+    def wait_for_text(self, text: str, seconds: float = 30.0) -> None:
         self.wait_for(f'document.body?.innerText.includes({json.dumps(text)})', seconds)
 
     def press(self, *keys: str) -> None:
@@ -225,4 +238,4 @@ class Tab:
         path.write_bytes(base64.b64decode(self.call('Page.captureScreenshot')['data']))
 
     def close(self) -> None:
-        self.call('Page.close')
+        self._browser.close_tab(self._session)

@@ -34,6 +34,7 @@ def start_site(chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return sites[-1]
 
     yield start
+    chromium.close_tabs()
     for site in sites:
         site.client.close()
         site.service.stop()
