@@ -61,7 +61,7 @@ class Engine:
         self._trash = trash
         self._scheduler = Scheduler(store, workers)
         self._told = asyncio.Event()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: set[asyncio.Future[None]] = set()
         self._works: set[asyncio.Task[Any]] = set()
         self._put_off: dict[tuple[str, ...], float] = {}
         self._going_down: set[str] = set()
@@ -80,8 +80,11 @@ class Engine:
         """Returns when a condition on the documents holds."""
         while not holds():
             changed = asyncio.get_running_loop().create_future()
-            self._waiting.append(changed)
-            await changed
+            self._waiting.add(changed)
+            try:
+                await changed
+            finally:
+                self._waiting.discard(changed)
 
     async def run(self) -> None:
         """Looks and places, for as long as the service runs."""
