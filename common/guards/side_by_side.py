@@ -62,7 +62,9 @@ def _called(function: Callable[[Item], Result], item: Item) -> Future[Result]:
     call: Future[Result] = Future()
     try:
         call.set_result(function(item))
-    except Exception as error:
+    except _End:
+        raise
+    except BaseException as error:  # whatever it is: the one who waits for it must hear of it
         call.set_exception(error)
     return call
 

@@ -76,6 +76,15 @@ def test_the_first_error_in_order_is_raised_and_nothing_is_said_after_it(capsys:
     assert len(called) < 10_000
 
 
+@pytest.mark.parametrize('error', [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_whatever_a_call_raises_is_raised(error: type[BaseException]) -> None:
+    def call(_: int) -> None:
+        raise error
+
+    with pytest.raises(error):
+        side_by_side(call, range(3))
+
+
 def test_ctrl_c_ends_the_calls_that_have_begun(capsys: pytest.CaptureFixture[str]) -> None:
     ended = []
 
