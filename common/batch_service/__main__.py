@@ -126,7 +126,7 @@ class _PromptServer(uvicorn.Server):
         await self._told.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Has the requests that are still being answered be refused; from Python 3.12 on, uvicorn waits for them."""
+        """Has the requests that are still being answered be refused; uvicorn's own waits for them, and for nothing."""
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
@@ -136,7 +136,6 @@ class _PromptServer(uvicorn.Server):
             request.cancel()
         if requests:
             await asyncio.wait(requests, timeout=_REFUSAL_SECONDS)
-        await super().shutdown(sockets)
 
 
 def _stop_at_end_of_input(server: _PromptServer) -> None:
