@@ -257,6 +257,22 @@ def test_a_change_is_on_the_screen_within_a_second(site: Site) -> None:
     assert len(tab.requests) > before
 
 
+def test_one_request_waits_for_changes_whatever_is_looked_at(site: Site) -> None:
+    site.add_pool()
+    site.add_job("/bin/bash -c 'for ((i = 0; i < 600; i++)); do echo line $i; sleep 0.1; done'")
+    tab = site.open()
+    # A browser has six connections to a host.
+    for _ in range(5):
+        for path, heading in (('/page/jobs/job', 'job'), ('/page/jobs/job/tasks/task0', 'task0')):
+            tab.run(f'history.pushState(null, "", "{path}"); dispatchEvent(new Event("page:address"))')
+            tab.wait_for(f'document.querySelector("h1")?.innerText.startsWith("{heading}")')
+
+    tab.wait_for_text('line 80\n')
+    site.client.task.terminate('job', 'task0')
+    tab.wait_for('document.querySelector("h1").innerText.includes("failed")', seconds=5)
+    assert tab.errors == []
+
+
 def test_a_page_on_which_nothing_happens_asks_for_nothing(site: Site) -> None:
     site.add_pool()
     site.add_job('true')

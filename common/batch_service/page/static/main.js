@@ -1,6 +1,7 @@
 // Which view the address means; and that it is drawn anew when something has changed, and only then.
 
-import {about, change, Refusal} from './api.js';
+import {about, Refusal} from './api.js';
+import {changed} from './changes.js';
 import {h, patch} from './dom.js';
 import {moment} from './format.js';
 import {Job} from './job.js';
@@ -24,23 +25,20 @@ let drawn = null;
 async function show() {
   const turn = shown += 1;
   const view = viewOf(location.pathname);
-  let number = '';
-  let next = null;
   while (turn === shown) {
     const began = Date.now();
     try {
       await whenVisible();
-      number = number || await change('');
+      // From before the look: what changes meanwhile is looked at, too.
+      const change = await changed();
       await view.look();
       if (turn !== shown) return;
       draw(view);
       trouble('');
-      next = change(number);
-      number = await betweenLooks(view, next, turn) || number;
+      await betweenLooks(view, change, turn);
     } catch (error) {
       if (turn !== shown) return;
       tell(error, view);
-      number = '';
       await sleep(SECOND);
     }
     await sleep(Math.max(LEAST_PAUSE - (Date.now() - began), 0));
@@ -48,13 +46,10 @@ async function show() {
 }
 
 /** Returns when there is a change, or something to look at that makes none; what only the clock changes is drawn. */
-async function betweenLooks(view, next, turn) {
+async function betweenLooks(view, change, turn) {
   for (;;) {
-    const number = await Promise.race([next, ...(view.looksAgain() || view.ticks() ? [sleep(SECOND).then(() => '')] : [])]);
-    if (number || turn !== shown || view.looksAgain()) {
-      next.catch(() => {});
-      return number;
-    }
+    const news = await Promise.race([change.next, ...(view.looksAgain() || view.ticks() ? [sleep(SECOND)] : [])]);
+    if (news || turn !== shown || view.looksAgain()) return;
     if (!document.hidden) draw(view);
   }
 }
