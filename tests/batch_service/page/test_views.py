@@ -261,13 +261,14 @@ def test_one_request_waits_for_changes_whatever_is_looked_at(site: Site) -> None
     site.add_pool()
     site.add_job("/bin/bash -c 'for ((i = 0; i < 600; i++)); do echo line $i; sleep 0.1; done'")
     tab = site.open()
-    # A browser has six connections to a host.
     for _ in range(5):
         for path, heading in (('/page/jobs/job', 'job'), ('/page/jobs/job/tasks/task0', 'task0')):
             tab.run(f'history.pushState(null, "", "{path}"); dispatchEvent(new Event("page:address"))')
             tab.wait_for(f'document.querySelector("h1")?.innerText.startsWith("{heading}")')
 
     tab.wait_for_text('line 80\n')
+    # A browser has six connections to a host, and what waits keeps one.
+    assert sum('/page/changes' in url for url in tab.requests) < 10
     site.client.task.terminate('job', 'task0')
     tab.wait_for('document.querySelector("h1").innerText.includes("failed")', seconds=5)
     assert tab.errors == []
