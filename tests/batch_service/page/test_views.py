@@ -199,8 +199,11 @@ def test_a_node_shows_its_start_task_and_its_tasks(site: Site) -> None:
     tab.wait_for_text('getting ready')
     tab.wait_for_text('job / task0')
     assert 'idle' in tab.text('h1')
+    site.add_job('sleep 60', job_id='other')
+    tab.wait_for_text('other / task0')
+    tab.wait_for('document.querySelector(".tasks tr").innerText.includes("running")')
     tab.click('.tasks a')
-    tab.wait_for('location.pathname === "/page/jobs/job/tasks/task0"')
+    tab.wait_for('location.pathname === "/page/jobs/other/tasks/task0"')
     assert tab.errors == []
 
 

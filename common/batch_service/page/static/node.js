@@ -1,8 +1,8 @@
 // One node: its state, its start task, what went wrong, and what it ran and runs.
 
-import {at, get} from './api.js';
+import {at, get, list} from './api.js';
 import {h} from './dom.js';
-import {count, duration, moment, seconds} from './format.js';
+import {count, duration, moment, outcome, seconds} from './format.js';
 import {Files, TextFile} from './files.js';
 import {code, facts, failure, state} from './parts.js';
 
@@ -12,6 +12,8 @@ export class NodeView {
   #id;
 
   #node = {};
+
+  #running = [];
 
   #output;
 
@@ -27,13 +29,23 @@ export class NodeView {
 
   async look() {
     this.#node = await get(at('pools', this.#pool, 'nodes', this.#id));
+    this.#running = this.#node.runningTasksCount ? await this.#lookForTasks() : [];
     await Promise.all([...(this.#node.startTask ? this.#output : []), this.#files].map((one) => one.look()));
+  }
+
+  /** The tasks that run here: a node only knows how many. */
+  async #lookForTasks() {
+    const jobs = await list('/jobs', {$filter: "state ne 'completed'", $select: 'id,poolInfo'});
+    const running = await Promise.all(jobs.filter((job) => job.poolInfo.poolId === this.#pool).map(
+      async ({id}) => (await list(`${at('jobs', id)}/tasks`, {$filter: "state eq 'running'",
+        $select: 'id,nodeInfo,executionInfo'})).map((task) => ({...task, jobId: id, taskId: task.id, taskState: 'running'}))));
+    return running.flat().filter((task) => task.nodeInfo.nodeId === this.#id);
   }
 
   /** What a start task writes changes no document. */
   looksAgain() { return this.#node.state === 'waitingforstarttask'; }
 
-  ticks() { return false; }
+  ticks() { return this.#running.length > 0; }
 
   draw() {
     const node = this.#node;
@@ -46,7 +58,7 @@ export class NodeView {
         ['runs now', count(node.runningTasksCount || 0, 'task')], ['has run', count(node.totalTasksRun || 0, 'task')],
         ['of these succeeded', node.totalTasksRun ? node.totalTasksSucceeded : '']]),
       this.#startTask(),
-      h('h2', {}, 'Its last tasks'), this.#recent(),
+      h('h2', {}, 'Its tasks'), this.#tasks(),
       h('h2', {}, 'Files'), this.#files.draw(),
     ];
   }
@@ -64,12 +76,12 @@ export class NodeView {
     ];
   }
 
-  #recent() {
-    const recent = this.#node.recentTasks || [];
-    if (!recent.length) return h('p.empty', {}, 'none has ended here yet');
-    return h('table.tasks', {}, h('tbody', {}, recent.map(({jobId, taskId, executionInfo}) => h('tr', {},
+  #tasks() {
+    const tasks = [...this.#running, ...(this.#node.recentTasks || [])];
+    if (!tasks.length) return h('p.empty', {}, 'none has run here yet');
+    return h('table.tasks', {}, h('tbody', {}, tasks.map(({jobId, taskId, taskState, executionInfo}) => h('tr', {},
       h('th', {scope: 'row'}, h('a', {href: `/page${at('jobs', jobId, 'tasks', taskId)}`}, `${jobId} / ${taskId}`)),
-      h('td', {}, state(executionInfo.result === 'failure' ? 'failed' : 'succeeded')),
+      h('td', {}, state(outcome({state: taskState, executionInfo}))),
       h('td.number', {}, String(executionInfo.exitCode ?? '')),
       h('td.number', {}, duration(seconds(executionInfo.startTime, executionInfo.endTime)))))));
   }
