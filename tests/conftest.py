@@ -28,7 +28,7 @@ _DEVELOPERS_CACHE = user_cache_path('azure-batch-tutorial')
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if 'azurite_install' in getattr(item, 'fixturenames', ()):
+        if {'azurite_install', 'chromium'} & set(getattr(item, 'fixturenames', ())):
             item.add_marker('real')
 
 

@@ -11,8 +11,6 @@ from azure.batch import models
 
 from tests.batch_service.page.site import Site
 
-pytestmark = pytest.mark.real
-
 HOSTILE = '<img src=x onerror=alert(1)>'
 
 
