@@ -243,3 +243,23 @@ def test_server_that_we_leave_saves_what_it_has_though_a_client_waits_for_an_ans
             assert server.wait(10) == 0
 
     assert (tmp_path / 'saved').exists()
+
+
+def test_what_azurite_does_not_need_here_is_not_loaded(azurite_install: Path, tmp_path: Path) -> None:
+    script = tmp_path / 'script.js'
+    script.write_text(f'''
+        const log = console.log;
+        console.log = (...texts) => {{
+            if (/successfully listens/.test(texts[0])) log(Object.keys(require.cache).join("\\n"));
+        }};
+        require({str(azurite_install)!r});
+    ''')
+    environment = {**os.environ, 'AZURITE_ACCOUNTS': 'account:a2V5'}
+    with subprocess.Popen(azurite.command(script, tmp_path / 'data', 0, None, None), cwd=tmp_path, env=environment,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        loaded = process.stdout.readline()
+        process.stdin.close()
+        loaded += process.stdout.read()
+
+    assert '/node_modules/azurite/' in loaded and '/node_modules/express/' in loaded
+    assert '/applicationinsights/' not in loaded and '/sequelize/' not in loaded
