@@ -45,6 +45,15 @@ process.once("SIGTERM", () => {
   setTimeout(() => require("fs").writeFileSync("saved", ""), 2000);
 });
 '''
+LISTENS_LATE = '''
+const server = require("http").createServer(() => {}).listen(0, "127.0.0.1", () => {
+  console.log(`listens on http://127.0.0.1:${server.address().port}`);
+  setTimeout(() => process.once("SIGTERM", () => {
+    server.close();
+    require("fs").writeFileSync("saved", "");
+  }), 500);
+});
+'''
 HANGS = NPM_HEAD + '''
 fs.writeFileSync(path.join(directory, "half a package"), "");
 setInterval(() => {}, 1000);
@@ -241,6 +250,20 @@ def test_server_that_we_leave_saves_what_it_has_though_a_client_waits_for_an_ans
             server.stdin.close()
 
             assert server.wait(10) == 0
+
+    assert (tmp_path / 'saved').exists()
+
+
+def test_a_server_that_we_leave_early_saves_what_it_has(tmp_path: Path) -> None:
+    script = tmp_path / 'main.js'
+    script.write_text(LISTENS_LATE)
+
+    with subprocess.Popen(azurite.command(script, tmp_path, 0, None, None), cwd=tmp_path, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        server.stdout.readline()
+        server.stdin.close()
+
+        assert server.wait(10) == 0
 
     assert (tmp_path / 'saved').exists()
 
