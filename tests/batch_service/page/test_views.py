@@ -216,6 +216,7 @@ def test_a_start_task_that_failed_says_why(site: Site) -> None:
 
 @pytest.mark.parametrize('path, text', [
     ('/jobs/nothing', 'The specified job does not exist. It may have been deleted.'),
+    ('/jobs/%zz', 'The specified job does not exist.'),
     ('/jobs/nothing/tasks/task', 'The specified job does not exist.'),
     ('/pools/nothing/nodes/node', 'The specified pool does not exist.'),
     ('/anything', 'There is nothing at this address.')])

@@ -57,7 +57,7 @@ async function betweenLooks(view, change, turn) {
 function viewOf(path) {
   for (const [pattern, View] of VIEWS) {
     const match = pattern.exec(path);
-    if (match) return new View(...match.slice(1).map(decodeURIComponent));
+    if (match) return new View(...match.slice(1).map(decoded));
   }
   return {
     path: [['Not found']],
@@ -66,6 +66,14 @@ function viewOf(path) {
     looksAgain: () => false,
     ticks: () => false,
   };
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {  // typed by hand
+    return text;
+  }
 }
 
 function draw(view) {
