@@ -76,8 +76,7 @@ class Page:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        if headers.get('host', '').lower() not in self._hosts:
+        if request.headers.get('host', '').lower() not in self._hosts:
             return PlainTextResponse('There is no such host here.\n', 400)
         if request.method not in ('GET', 'HEAD'):
             return PlainTextResponse('Nothing is changed here.\n', 405)
@@ -86,7 +85,7 @@ class Page:
                 return PlainTextResponse(_NO_KEY, 403)
             return HTMLResponse(_WELCOME, headers={'Set-Cookie': self._key.cookie(PATH)})
         try:
-            self._key.check(request.method, '', '', headers)
+            self._key.check(request.method, '', '', request.headers)
         except BatchError:
             return PlainTextResponse(_NO_KEY, 403)
         return await self._content(request.url.path, request.query_params)

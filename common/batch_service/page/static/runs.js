@@ -14,12 +14,15 @@ export class Runs {
 
   #job;
 
+  #path;
+
   #last = '';
 
   #recent = new Map();
 
   constructor(job) {
-    this.#job = at('jobs', job);
+    this.#job = job;
+    this.#path = `${at('jobs', job)}/tasks`;
   }
 
   /** Looks at what has changed; total is how many tasks the job has, pool the id of its pool. */
@@ -32,7 +35,7 @@ export class Runs {
     if (this.tasks && this.#last) this.#take(await this.#changed());
     if (!this.tasks || this.tasks.size !== total) {
       this.tasks = new Map();
-      this.#take(await list(`${this.#job}/tasks`, PROPERTIES, MOST_TASKS));
+      this.#take(await list(this.#path, PROPERTIES, MOST_TASKS));
     }
   }
 
@@ -47,7 +50,7 @@ export class Runs {
   }
 
   async #changed() {
-    return list(`${this.#job}/tasks`, {...PROPERTIES, $filter: `stateTransitionTime ge datetime'${this.#last}'`});
+    return list(this.#path, {...PROPERTIES, $filter: `stateTransitionTime ge datetime'${this.#last}'`});
   }
 
   #take(tasks) {
@@ -60,11 +63,10 @@ export class Runs {
   async #lookAtNodes(pool) {
     const [nodes, running] = await Promise.all([
       pool ? list(`${at('pools', pool)}/nodes`, {$select: 'id,recentTasks'}) : [],
-      list(`${this.#job}/tasks`, {...PROPERTIES, $filter: "state eq 'running'"}, MOST_RUNNING)]);
-    const job = decodeURIComponent(this.#job.split('/').at(-1));
+      list(this.#path, {...PROPERTIES, $filter: "state eq 'running'"}, MOST_RUNNING)]);
     for (const node of nodes) {
       for (const {jobId, taskId, executionInfo} of node.recentTasks || []) {
-        if (jobId === job) {
+        if (jobId === this.#job) {
           this.#recent.set(taskId, {id: taskId, node: node.id, slots: 1, begin: executionInfo.startTime,
             end: executionInfo.endTime, state: 'completed', failed: executionInfo.result === 'failure'});
         }
