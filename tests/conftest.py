@@ -30,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {'azurite_install', 'chromium'} & set(getattr(item, 'fixturenames', ())):
             item.add_marker('real')
+    # The longest begin first: at the end, the other processes would wait for them.
+    items.sort(key=lambda item: item.get_closest_marker('long') is None)
 
 
 @pytest.fixture(scope='session', autouse=True)

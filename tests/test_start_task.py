@@ -320,6 +320,7 @@ def wait_for(text: str, bare_node: BareNode, process: subprocess.Popen[bytes]) -
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_bare_node_gets_ready_although_its_package_manager_is_busy(
         bare_node: BareNode, start_task: list[str]) -> None:
     with ExitStack() as dpkg_and_lists, ExitStack() as archives:
@@ -341,6 +342,7 @@ def test_bare_node_gets_ready_although_its_package_manager_is_busy(
 
 
 @pytest.mark.real
+@pytest.mark.long
 def test_node_that_restarted_while_it_installed_pip_is_repaired(
         bare_node: BareNode, start_task: list[str]) -> None:
     bare_node.run(['sh', '-ec', 'apt-get update; '

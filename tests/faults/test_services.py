@@ -98,6 +98,7 @@ def test_nodes_that_never_come_are_told(storage: Storage, open_cloud: Callable[.
     assert cloud.left() == set()
 
 
+@pytest.mark.long
 def test_a_busy_service_is_waited_for(storage: Storage, open_cloud: Callable[..., Cloud],
                                       start_client: Callable[..., Client]) -> None:
     cloud = open_cloud(storage, '--busy-share', '0.3')

@@ -27,8 +27,9 @@ _KEYS = {'Tab': 9, 'Enter': 13, 'Escape': 27, 'ArrowLeft': 37, 'ArrowUp': 38, 'A
 
 
 def find_chromium() -> str | None:
-    """Returns where the browser is; None if there is none."""
-    return next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    """Returns where the browser is, rather the one that never has a window; None if there is none."""
+    names = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome')
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 class BrowserError(Exception):

@@ -16,7 +16,7 @@ from tests.batch_service.workbench import ServiceProcess
 @pytest.fixture(scope='session')
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if find_chromium() is None:
-        reason = 'There is no Chromium: on Debian, apt-get install chromium'
+        reason = 'There is no Chromium: on Debian, apt-get install chromium-headless-shell'
         pytest.fail(reason) if os.environ.get('CI') else pytest.skip(reason)
     browser = Browser(tmp_path_factory.mktemp('chromium'))
     yield browser
