@@ -75,7 +75,7 @@ def _delete(run: Run, kind: str, name: str, unfetched: str) -> None:
                 run.operations[kind].delete(name)
         elif run.find(kind) is None:
             return
-        _say_what_is_left(run, kind)
+        say_what_is_left(run, kind)
     elif name == unfetched and run.blob_names(name):
         print_error_line(f'The results that were not fetched stay in container [{name}]; {_how_to_fetch(run, name)}')
     elif run.has_made_container(name):
@@ -106,17 +106,13 @@ def _how_to_fetch(run: Run, container_name: str) -> str:
             f'--account-name {run.account.storage_account_name}')
 
 
-def say_what_is_left(run: Run) -> None:
-    """Says of the job and of the pool whether they are deleted or kept, and what a kept one means."""
-    for kind in run.ids:
-        _say_what_is_left(run, kind)
-
-
-def _say_what_is_left(run: Run, kind: str) -> None:
-    found, what = run.find(kind), f'{kind.capitalize()} [{run.ids[kind]}]'
-    if found is None or found.state == 'deleting':
-        print(f'  {what} is {"deleted" if found is None else "being deleted"}.')
-        return
-    next_run = 'the next run replaces it' if kind == 'job' else 'the next run offers to reuse it'
-    how_to_delete = '' if is_loopback(run.account.batch_account_url) else f'; {run.how_to_delete(kind, run.ids[kind])}'
-    print(f'  {what} is kept: {next_run}{how_to_delete}')
+def say_what_is_left(run: Run, *kinds: str) -> None:
+    """Says of the job and of the pool, or of the kinds given, whether they are deleted or kept, and what that means."""
+    for kind in kinds or run.ids:
+        found, what = run.find(kind), f'{kind.capitalize()} [{run.ids[kind]}]'
+        if found is None or found.state == 'deleting':
+            print(f'  {what} is {"deleted" if found is None else "being deleted"}.')
+            continue
+        next_run = 'the next run replaces it' if kind == 'job' else 'the next run offers to reuse it'
+        costs = '' if is_loopback(run.account.batch_account_url) else f'; {run.how_to_delete(kind, run.ids[kind])}'
+        print(f'  {what} is kept: {next_run}{costs}')
