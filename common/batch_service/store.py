@@ -19,7 +19,7 @@ from .errors import BatchError
 Document = dict[str, Any]
 
 _APPLICATION = 0x42617463
-_VERSION = 4
+_VERSION = 5
 _SCHEMA = '''
 CREATE TABLE resource (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -27,13 +27,14 @@ CREATE TABLE resource (
     parent TEXT NOT NULL COLLATE NOCASE,
     id TEXT NOT NULL COLLATE NOCASE,
     doc TEXT NOT NULL,
+    state TEXT,
+    due REAL,
+    satisfies INTEGER,
+    sort TEXT NOT NULL,
+    slots INTEGER NOT NULL,
     waits_for TEXT,
-    state TEXT GENERATED ALWAYS AS (json_extract(doc, '$.state')) VIRTUAL,
-    due REAL GENERATED ALWAYS AS (json_extract(doc, '$._due')) VIRTUAL,
     whole INTEGER GENERATED ALWAYS AS (CASE WHEN id NOT GLOB '*[^0-9]*' THEN CAST(id AS INTEGER) END) VIRTUAL,
-    satisfies INTEGER GENERATED ALWAYS AS (json_extract(doc, '$._satisfies')) VIRTUAL,
     UNIQUE (kind, parent, id));
-CREATE INDEX by_id ON resource (kind, parent, id, state);
 CREATE INDEX by_state ON resource (kind, parent, state, id);
 CREATE INDEX by_due ON resource (due) WHERE due IS NOT NULL;
 CREATE INDEX queue ON resource (parent, number) WHERE kind = 'task' AND state = 'active' AND waits_for IS NULL;
@@ -49,15 +50,14 @@ CREATE TABLE tally (
     slots INTEGER NOT NULL,
     PRIMARY KEY (kind, parent, state, sort)) WITHOUT ROWID;
 '''
-# Tasks are counted by their result, nodes by whether they are dedicated.
-_SORT = ("coalesce(json_extract({0}.doc, '$.executionInfo.result'), json_extract({0}.doc, '$.isDedicated'), '')")
 _COUNT = '''
 CREATE TRIGGER {name} AFTER {event} ON resource WHEN {row}.kind IN ('task', 'node') BEGIN
-    INSERT INTO tally VALUES ({row}.kind, {row}.parent, {row}.state, {sort}, {by},
-                              {by} * coalesce(json_extract({row}.doc, '$.requiredSlots'), 1))
+    INSERT INTO tally VALUES ({row}.kind, {row}.parent, {row}.state, {row}.sort, {by}, {by} * {row}.slots)
     ON CONFLICT DO UPDATE SET number = number + excluded.number, slots = slots + excluded.slots;
 END;
 '''
+# What a document has in columns of its own, too: reading it there takes SQLite much less than reading JSON.
+_COLUMNS = 'state', 'due', 'satisfies', 'sort', 'slots'
 
 
 class StoreError(Exception):
@@ -110,10 +110,9 @@ class Store:
                 for statement in _SCHEMA.split(';\n'):
                     self._connection.execute(statement)
                 for name, event, row, by in (('count_new', 'INSERT', 'new', 1), ('count_old', 'DELETE', 'old', -1),
-                                             ('recount_old', 'UPDATE OF doc', 'old', -1),
-                                             ('recount_new', 'UPDATE OF doc', 'new', 1)):
-                    self._connection.execute(_COUNT.format(name=name, event=event, row=row, by=by,
-                                                           sort=_SORT.format(row)))
+                                             ('recount_old', 'UPDATE OF state', 'old', -1),
+                                             ('recount_new', 'UPDATE OF state', 'new', 1)):
+                    self._connection.execute(_COUNT.format(name=name, event=event, row=row, by=by))
                 self._connection.execute(f'PRAGMA application_id = {_APPLICATION}')
                 self._connection.execute(f'PRAGMA user_version = {_VERSION}')
         elif (application, version) != (_APPLICATION, _VERSION):
@@ -177,13 +176,15 @@ class Store:
     def add(self, kind: str, parent: str, id: str, document: Document, *, waits_for: str | None = None) -> bool:
         """Keeps a new resource; False if its id is taken. A task that waits for another: see set_waits_for."""
         return self._connection.execute(
-            'INSERT INTO resource (kind, parent, id, doc, waits_for) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
-            (kind, parent, id, _text(document), waits_for and _key(waits_for))).rowcount == 1
+            f'INSERT INTO resource (kind, parent, id, waits_for, doc, {", ".join(_COLUMNS)}) '
+            'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
+            (kind, parent, id, waits_for and _key(waits_for), _text(document), *_columns(document))).rowcount == 1
 
     def save(self, kind: str, parent: str, document: Document) -> None:
         """Replaces the document of a resource, which names its own id."""
-        self._connection.execute('UPDATE resource SET doc = ? WHERE kind = ? AND parent = ? AND id = ?',
-                                 (_text(document), kind, parent, document['id']))
+        self._connection.execute(f'UPDATE resource SET doc = ?, {" = ?, ".join(_COLUMNS)} = ? '
+                                 'WHERE kind = ? AND parent = ? AND id = ?',
+                                 (_text(document), *_columns(document), kind, parent, document['id']))
 
     def set_waits_for(self, job_id: str, task_id: str, waits_for: str | None) -> None:
         """Says which other task a task waits for; None if it may be scheduled."""
@@ -211,7 +212,8 @@ class Store:
 
     def all(self, kind: str, parent: str | None = None, *states: str) -> list[Document]:
         """The documents of one kind, of one parent or of all, in one of the states or in any, oldest first."""
-        query, parameters = 'SELECT doc FROM resource WHERE kind = ?', [kind]
+        # Not as a parameter: SQLite would plan the query anew each time, for the sake of the indexes of tasks alone.
+        query, parameters = f"SELECT doc FROM resource WHERE kind = '{kind}'", []
         if parent is not None:
             query, parameters = query + ' AND parent = ?', [*parameters, parent]
         if states:
@@ -263,7 +265,7 @@ class Store:
         """The next tasks of a job that may be scheduled and fit so many slots, in the order of their adding."""
         rows = self._connection.execute(
             "SELECT doc FROM resource WHERE kind = 'task' AND state = 'active' AND waits_for IS NULL AND parent = ? "
-            "AND json_extract(doc, '$.requiredSlots') <= ? ORDER BY number LIMIT ?", (job_id, slots, most))
+            "AND slots <= ? ORDER BY number LIMIT ?", (job_id, slots, most))
         return [json.loads(doc) for doc, in rows]
 
     def waiting(self, job_id: str, waits_for: str) -> list[Document]:
@@ -301,9 +303,8 @@ class Store:
         return self._connection.execute(
             "SELECT CASE WHEN rtrim(json_extract(doc, '$.stateTransitionTime'), 'Z') <= rtrim(?, 'Z') THEN state "
             "ELSE json_extract(doc, '$.previousState') END AS state_then, "
-            "json_extract(doc, '$.executionInfo.result') AS result, count(*), "
-            "sum(json_extract(doc, '$.requiredSlots')) FROM resource WHERE kind = 'task' AND parent = ? "
-            'GROUP BY state_then, result HAVING state_then IS NOT NULL', (then, job_id)).fetchall()
+            "sort, count(*), sum(slots) FROM resource WHERE kind = 'task' AND parent = ? "
+            'GROUP BY state_then, sort HAVING state_then IS NOT NULL', (then, job_id)).fetchall()
 
 
 def _key(task_id: str) -> str:
@@ -311,5 +312,11 @@ def _key(task_id: str) -> str:
     return str(int(task_id)) if task_id.isascii() and task_id.isdigit() else task_id.lower()
 
 
-def _text(document: Document) -> str:
-    return json.dumps(document, separators=(',', ':'))
+def _columns(document: Document) -> tuple[Any, ...]:
+    """What _COLUMNS are of a document: tasks are sorted by their result, nodes by whether they are dedicated."""
+    sort = document.get('executionInfo', {}).get('result', document.get('isDedicated', ''))
+    return (document.get('state'), document.get('_due'), document.get('_satisfies'), sort,
+            document.get('requiredSlots', 1))
+
+
+_text = json.JSONEncoder(separators=(',', ':')).encode

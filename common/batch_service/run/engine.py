@@ -24,7 +24,7 @@ from ..settings import Settings
 from ..store import Store
 from ..values import clock
 from . import workers as commands
-from .node import Command
+from .node import Command, Stop
 from .reaper import end_processes_below
 from .scheduler import Scheduler
 from .trash import Trash
@@ -361,14 +361,14 @@ class Engine:
         self.tell()
 
     def _begin_beside(self, worker: Worker, kind: str, job_id: str,
-                      run: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+                      run: Callable[[Stop], Coroutine[Any, Any, None]]) -> None:
         """Runs a start, preparation or release task beside the tasks of a node, unless it runs already.
 
         Args:
             run: Is given what ends it.
         """
         if (kind, job_id) not in worker.beside:
-            worker.beside[kind, job_id] = stop = asyncio.Event()
+            worker.beside[kind, job_id] = stop = Stop()
             worker.used = True
             self._work(self._run_beside(worker, kind, job_id, run(stop)))
 
@@ -387,12 +387,12 @@ class Engine:
     def _begin_preparation(self, job: Document, worker: Worker) -> None:
         self._begin_beside(worker, 'preparation', job['id'], lambda stop: self._run_preparation(job, worker, stop))
 
-    async def _run_preparation(self, job: Document, worker: Worker, stop: asyncio.Event) -> None:
+    async def _run_preparation(self, job: Document, worker: Worker, stop: Stop) -> None:
         await self._report(lambda: jobs.begin_preparation(self._store, job['id'], worker.pool_id, worker.node_id))
         again = True
         while again:
             outcome = await worker.node.run(commands.preparation_command(job, worker), stop)
-            again = await self._report(lambda: self._end_preparation(job, worker, outcome, stop.is_set()))
+            again = await self._report(lambda: self._end_preparation(job, worker, outcome, stop.done()))
 
     def _end_preparation(self, job: Document, worker: Worker, outcome: Outcome, stopped: bool) -> bool:
         again = jobs.end_preparation(self._store, job, worker.node_id, outcome, stopped)
@@ -405,18 +405,18 @@ class Engine:
     def _begin_release(self, job: Document, worker: Worker) -> None:
         self._begin_beside(worker, 'release', job['id'], lambda stop: self._run_release(job, worker, stop))
 
-    async def _run_release(self, job: Document, worker: Worker, stop: asyncio.Event) -> None:
+    async def _run_release(self, job: Document, worker: Worker, stop: Stop) -> None:
         outcome = await worker.node.run(commands.release_command(job, worker), stop)
         await self._report(lambda: jobs.end_release(self._store, job['id'], worker.node_id, outcome))
 
     def _begin_start_task(self, worker: Worker, start_task: Document) -> None:
         self._begin_beside(worker, 'start', '', lambda stop: self._run_start_task(worker, start_task, stop))
 
-    async def _run_start_task(self, worker: Worker, start_task: Document, stop: asyncio.Event) -> None:
+    async def _run_start_task(self, worker: Worker, start_task: Document, stop: Stop) -> None:
         again = True
-        while again and not stop.is_set():
+        while again and not stop.done():
             outcome = await worker.node.run(commands.start_command(start_task, worker), stop)
-            if not stop.is_set():
+            if not stop.done():
                 again = await self._report(lambda: nodes.end_start_task(
                     self._store, worker.pool_id, worker.node_id, outcome))
 

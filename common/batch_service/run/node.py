@@ -67,6 +67,15 @@ class Command:
     time_limit: timedelta | None = None
 
 
+class Stop(asyncio.Future[None]):
+    """Done when a command is to end; to wait for it takes no task of its own, as it does for an asyncio.Event."""
+
+    def set(self) -> None:
+        """Has the command end."""
+        if not self.done():
+            self.set_result(None)
+
+
 class Node:
     """The directories of one node, and the processes in them.
 
@@ -96,9 +105,9 @@ class Node:
 
     def task_directory(self, job_id: str, task_id: str) -> Path:
         """Where a task's ``stdout.txt``, ``stderr.txt`` and ``wd`` are."""
-        return self.root / 'workitems' / job_id / 'job-1' / task_id
+        return self.root.joinpath('workitems', job_id, 'job-1', task_id)
 
-    async def run(self, command: Command, stop: asyncio.Event) -> Outcome:
+    async def run(self, command: Command, stop: Stop) -> Outcome:
         """Runs a command to its end; all of it ends within some 6 seconds when ``stop`` is set or its time is over."""
         limit = _Limit(stop, command.time_limit)
         try:
@@ -106,8 +115,6 @@ class Node:
         except Exception as error:  # whatever it is, the task must not seem to run for ever
             _LOG.exception('The node failed to run %s', command.directory)
             return Outcome(None, failure('Unknown', f'{type(error).__name__}: {error}', 'servererror'))
-        finally:
-            limit.close()
 
     async def _run(self, command: Command, limit: _Limit) -> Outcome:
         work = command.directory / 'wd'
@@ -150,9 +157,9 @@ class Node:
             self._trash.throw(directory)
             directory.mkdir()
         for name in ('wd', 'certs'):
-            (directory / name).mkdir()
+            os.mkdir(f'{directory}/{name}')
         for name in ('stdout.txt', 'stderr.txt'):
-            (directory / name).touch()
+            os.close(os.open(f'{directory}/{name}', os.O_CREAT | os.O_EXCL, 0o666))
 
     async def _start(self, command: Command, work: Path, environment: dict[str, str], limit: _Limit) -> Process:
         try:
@@ -165,7 +172,8 @@ class Node:
         if not arguments:
             raise _CannotStart('CommandLaunchFailed', 'The command line is empty')
         limit.check()
-        with open(command.directory / 'stdout.txt', 'wb') as out, open(command.directory / 'stderr.txt', 'wb') as err:
+        with (open(f'{command.directory}/stdout.txt', 'wb', 0) as out,
+              open(f'{command.directory}/stderr.txt', 'wb', 0) as err):
             try:
                 return Process(arguments, work, environment, out, err)
             except FileNotFoundError as error:
@@ -186,7 +194,8 @@ class Node:
         finally:
             kill(process.pid, signal.SIGKILL)  # also what the process left behind in its group
             self._reaper.ended(process.pid)
-            await asyncio.wait({process.exited}, timeout=1.0)
+            if not process.exited.done():
+                await asyncio.wait({process.exited}, timeout=1.0)
 
     async def _upload(self, command: Command, environment: dict[str, str], failed: dict[str, Any] | None,
                       limit: _Limit) -> dict[str, Any] | None:
@@ -204,20 +213,16 @@ class Node:
 class _Limit:
     """When a command has to end: when that is asked for, or when its time is over."""
 
-    def __init__(self, stop: asyncio.Event, time_limit: timedelta | None) -> None:
+    def __init__(self, stop: Stop, time_limit: timedelta | None) -> None:
         self.reason: str | None = None
         self._now = asyncio.get_running_loop().time
         self._deadline = None if time_limit is None else self._now() + time_limit.total_seconds()
         self._stop = stop
-        self._stopped = asyncio.ensure_future(stop.wait())
         self._since = 0.0
-
-    def close(self) -> None:
-        self._stopped.cancel()
 
     def check(self) -> None:
         """Raises _CannotStart when it was asked to end."""
-        if self._stop.is_set():
+        if self._stop.done():
             raise _CannotStart('TaskEnded', 'The task was ended by a request')
 
     async def keep(self, work: Coroutine[Any, Any, T], grace: float = 0.0) -> T:
@@ -233,10 +238,10 @@ class _Limit:
     async def wait(self, work: asyncio.Future[Any], grace: float = 0.0) -> bool:
         """Waits for work until the command has to end, and so many seconds after that; returns whether it is done."""
         if self.reason is None:
-            await asyncio.wait({work, self._stopped}, return_when=asyncio.FIRST_COMPLETED,
+            await asyncio.wait({work, self._stop}, return_when=asyncio.FIRST_COMPLETED,
                                timeout=None if self._deadline is None else self._deadline - self._now())
             if not work.done():
-                self.reason = ('The task was ended by a request' if self._stopped.done()
+                self.reason = ('The task was ended by a request' if self._stop.done()
                                else 'The task ran out of its wall-clock time')
                 self._since = self._now()
         if self.reason and grace:

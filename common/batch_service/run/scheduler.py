@@ -35,12 +35,10 @@ class Scheduler:
             most = min(most, job['maxParallelTasks'] - len(self._workers.runs_of_job(job['id'])))
         if most <= 0:
             return []
-        pool = self._store.find('pool', '', next(iter(free)).pool_id)
-        pack = pool is not None and pool['taskSchedulingPolicy']['nodeFillType'] == 'Pack'
         placed, ready = [], _ReadyNodes(self._store, job)
         for task in self._store.queue(job['id'], most, max(free.values())):
             slots = task['requiredSlots']
-            worker = next((worker for worker in _fitting(task, free, pack) if ready[worker]), None)
+            worker = next((worker for worker in _fitting(task, free) if ready[worker]), None)
             if worker is None:
                 continue
             node, state = ready[worker]
@@ -69,8 +67,8 @@ class _ReadyNodes(dict[Worker, tuple[Document, str] | None]):
         return self[worker]
 
 
-def _fitting(task: Document, free: dict[Worker, int], pack: bool) -> list[Worker]:
+def _fitting(task: Document, free: dict[Worker, int]) -> list[Worker]:
     """The nodes with room for a task, the best first."""
     wanted = task.get('affinityInfo', {}).get('affinityId', '').removeprefix('TVM:')
     return sorted((worker for worker, free_slots in free.items() if free_slots >= task['requiredSlots']),
-                  key=lambda worker: (worker.node_id != wanted, free[worker] * (1 if pack else -1)))
+                  key=lambda worker: (worker.node_id != wanted, free[worker] * (1 if worker.packs else -1)))

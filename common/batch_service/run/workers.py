@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable
 
 from ..values import duration
-from .node import Command, Node
+from .node import Command, Node, Stop
 
 Document = dict[str, Any]
 
@@ -29,7 +29,7 @@ class Run:
     task_id: str
     worker: Worker
     slots: int
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: Stop = field(default_factory=Stop)
     work: asyncio.Task[None] | None = None
 
 
@@ -38,6 +38,8 @@ class Worker:
     """A node that is up.
 
     Attributes:
+        free_slots: How many slots no task has.
+        packs: Whether its pool fills one node after another.
         runs: The tasks on it.
         beside: What ends each start, preparation and release task that runs there, by kind and job.
         used: Whether it may have run anything, this service or one before.
@@ -46,14 +48,11 @@ class Worker:
     pool_id: str
     node_id: str
     node: Node
-    slots: int
+    free_slots: int
+    packs: bool
     runs: set[Run] = field(default_factory=set)
-    beside: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)
+    beside: dict[tuple[str, str], Stop] = field(default_factory=dict)
     used: bool = True
-
-    @property
-    def free_slots(self) -> int:
-        return self.slots - sum(run.slots for run in self.runs)
 
 
 class Workers:
@@ -80,7 +79,7 @@ class Workers:
             **self._environment, 'AZ_BATCH_POOL_ID': pool['id'], 'AZ_BATCH_NODE_ID': node['id'],
             'AZ_BATCH_NODE_IS_DEDICATED': 'true' if node['isDedicated'] else 'false'}
         worker = Worker(pool['id'], node['id'], self._make_node(self.root(pool['id'], node['id']), environment),
-                        pool['taskSlotsPerNode'], used=used)
+                        pool['taskSlotsPerNode'], pool['taskSchedulingPolicy']['nodeFillType'] == 'Pack', used=used)
         self._workers[node['id']] = worker
         self._by_pool.setdefault(pool['id'].lower(), {})[node['id']] = worker
         return worker
@@ -116,13 +115,15 @@ class Workers:
         run = Run(job_id, task_id, worker, slots)
         self._runs[job_id.lower(), task_id.lower()] = run
         worker.runs.add(run)
+        worker.free_slots -= slots
         worker.used = True
         return run
 
     def free(self, run: Run) -> None:
         """A task has left its node."""
-        run.worker.runs.discard(run)
         del self._runs[run.job_id.lower(), run.task_id.lower()]
+        run.worker.runs.discard(run)
+        run.worker.free_slots += run.slots
 
     def run_of(self, job_id: str, task_id: str) -> Run | None:
         return self._runs.get((job_id.lower(), task_id.lower()))

@@ -20,7 +20,7 @@ from common.batch_service.life.outcome import Outcome, failure
 from common.batch_service.life import tasks as life_tasks
 from common.batch_service.run import engine as engine_module
 from common.batch_service.run.engine import Engine
-from common.batch_service.run.node import Command
+from common.batch_service.run.node import Command, Stop
 from common.batch_service.run.recovery import recover
 from common.batch_service.run.workers import Workers
 from common.batch_service.settings import Settings
@@ -97,7 +97,7 @@ class Running:
     """A command that runs until a test ends it."""
 
     command: Command
-    stop: asyncio.Event
+    stop: Stop
     end: asyncio.Future[Outcome]
 
 
@@ -112,7 +112,7 @@ class FakeNode:
     def task_directory(self, job_id: str, task_id: str) -> Path:
         return self.root / 'workitems' / job_id / 'job-1' / task_id
 
-    async def run(self, command: Command, stop: asyncio.Event) -> Outcome:
+    async def run(self, command: Command, stop: Stop) -> Outcome:
         assert all(other.command.directory != command.directory for other in self._running), (
             f'{command.directory} is used twice at once')
         running = Running(command, stop, asyncio.get_running_loop().create_future())
@@ -236,7 +236,7 @@ class Bench:
     def end(self, running: Running, outcome: Outcome = SUCCESS) -> None:
         """Ends a command."""
         if not running.end.done():
-            running.end.set_result(STOPPED if running.stop.is_set() and outcome is SUCCESS else outcome)
+            running.end.set_result(STOPPED if running.stop.done() and outcome is SUCCESS else outcome)
 
     def end_all(self) -> None:
         """Runs the loop, and ends what runs, until nothing runs any more."""

@@ -19,7 +19,7 @@ from azure.batch import models
 
 from common.batch_service.life.outcome import Outcome
 from common.batch_service.run import node as module
-from common.batch_service.run.node import Command, Node
+from common.batch_service.run.node import Command, Node, Stop
 from common.batch_service.run.reaper import Reaper
 from common.batch_service.run.transfers import Transfers
 from common.batch_service.run.trash import Trash
@@ -46,7 +46,7 @@ def silent() -> Iterator[str]:
 
 def run(node: Node, line: str, *, stop_after: float | None = None, **rest: Any) -> Outcome:
     async def run() -> Outcome:
-        stop = asyncio.Event()
+        stop = Stop()
         if stop_after is not None:
             asyncio.get_running_loop().call_later(stop_after, stop.set)
         return await node.run(Command(line, node.task_directory('job', 'task'), {}, **rest), stop)
@@ -115,7 +115,7 @@ def test_process_that_does_not_end_is_killed(node, monkeypatch) -> None:
 
 def test_command_that_is_to_end_before_it_began_is_not_run(node) -> None:
     async def stopped() -> Outcome:
-        stop = asyncio.Event()
+        stop = Stop()
         stop.set()
         return await node.run(Command('touch ran', node.task_directory('job', 'task'), {}), stop)
     assert code_of(asyncio.run(stopped())) == 'TaskEnded'
@@ -202,7 +202,7 @@ def test_longer_command_line_fails_and_nobody_waits_for_that(node, line) -> None
 
     async def run() -> Outcome:
         running = asyncio.ensure_future(node.run(Command(line, node.task_directory('job', 'task'), {}),
-                                                 asyncio.Event()))
+                                                 Stop()))
         nonlocal longest
         while not running.done():
             before = time.thread_time()
@@ -227,7 +227,7 @@ def test_directory_is_empty_when_a_command_begins_whatever_the_last_one_left(fre
 def test_task_cannot_hide_from_its_node(node) -> None:
     async def hide() -> Outcome:
         return await node.run(Command('/usr/bin/env', node.task_directory('job', 'task'), {
-            'AZ_BATCH_NODE_ROOT_DIR': '/', 'AZ_BATCH_TASK_DIR': '/', 'PATH': '/bin'}), asyncio.Event())
+            'AZ_BATCH_NODE_ROOT_DIR': '/', 'AZ_BATCH_TASK_DIR': '/', 'PATH': '/bin'}), Stop())
     assert asyncio.run(hide()).exit_code == 0
     lines = file_of(node, 'stdout.txt').read_text().splitlines()
     assert {f'AZ_BATCH_NODE_ROOT_DIR={node.root}', f'AZ_BATCH_TASK_DIR={file_of(node, ".")}', 'PATH=/bin'} < set(lines)
