@@ -84,7 +84,7 @@ class JobWatch:
     @property
     def pause(self) -> float:
         """The seconds until the next look: few at first, or a short run would spend most of its time waiting."""
-        return min(max((time.monotonic() - self._start) / 4, 0.1), _LONGEST_PAUSE)
+        return min(max((time.monotonic() - self._start) / 8, 0.05), _LONGEST_PAUSE)
 
     @contextmanager
     def patience_with_the_service(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -51,18 +52,18 @@ class Reaper:
     def close(self) -> None:
         """Has whatever it was told of, and is still there, end; and the reaper with it."""
         self._process.stdin.close()
-        try:
-            code = self._process.wait(_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
+        # Its output, which is empty, ends with it. Popen.wait() with a timeout would only look now and then.
+        if not self._process.stdout.closed and not select.select([self._process.stdout], [], [], _PATIENCE_SECONDS)[0]:
             self._process.kill()
-            code = self._process.wait()
-        if code:
+        self._process.stdout.close()
+        if self._process.wait():
             _end_all(self._groups, self._nodes)
 
     def _start(self) -> None:
         # Its environment can be read by tasks: the service's own has keys in it.
         self._process = subprocess.Popen([sys.executable, '-I', '-S', __file__, str(self._nodes)], env={},
-                                         stdin=subprocess.PIPE, bufsize=0, start_new_session=True)
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+                                         start_new_session=True)
         os.set_blocking(self._process.stdin.fileno(), False)
 
     def _tell(self, lines: str) -> None:
@@ -77,6 +78,7 @@ class Reaper:
         self._process.kill()
         self._process.wait()
         self._process.stdin.close()
+        self._process.stdout.close()
         try:
             self._start()
             self._process.stdin.write(b''.join(b'+%d\n' % group for group in self._groups))

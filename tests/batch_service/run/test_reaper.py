@@ -134,6 +134,20 @@ def test_service_does_the_reapers_work_when_that_is_gone_at_the_end(sleeping, tm
     assert sleeping.wait(timeout=10) == -9
 
 
+def test_service_does_the_reapers_work_when_there_can_be_no_other(sleeping, tmp_path, monkeypatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError('too many processes')
+
+    reaper = Reaper(tmp_path)
+    reaper._process.kill()
+    reaper._process.wait()
+    monkeypatch.setattr(module.subprocess, 'Popen', refuse)
+    reaper.began(sleeping.pid)
+    reaper.close()
+    monkeypatch.undo()
+    assert sleeping.wait(timeout=10) == -9
+
+
 @linux
 def test_reaper_shows_tasks_nothing_of_the_services_environment(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv('SECRET', 'value')
