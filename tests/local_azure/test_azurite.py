@@ -231,11 +231,13 @@ def test_real_npm_without_a_registry_is_one_line(tmp_path: Path, monkeypatch: py
     assert os.listdir(tmp_path / 'cache') == ['azurite.lock']
 
 
-def test_real_installation_is_the_pinned_version_alone(azurite_install: Path) -> None:
-    package = azurite_install.parents[3] / 'package.json'
+def test_real_installation_is_the_pinned_version_without_what_is_not_used(azurite_install: Path) -> None:
+    package, packages = azurite_install.parents[3] / 'package.json', azurite_install.parents[4]
 
     assert f'"version": "{azurite.VERSION}"' in package.read_text()
-    assert not (azurite_install.parents[5] / 'npm-cache').exists()
+    assert not (packages.parent / 'npm-cache').exists()
+    for name in ('applicationinsights', 'mysql2', 'sequelize', 'tedious'):
+        assert os.listdir(packages / name) == ['package.json']
 
 
 def test_server_that_we_leave_saves_what_it_has_though_a_client_waits_for_an_answer(tmp_path: Path) -> None:
