@@ -37,7 +37,8 @@ CREATE TABLE resource (
     UNIQUE (kind, parent, id));
 CREATE INDEX by_state ON resource (kind, parent, state, id);
 CREATE INDEX by_due ON resource (due) WHERE due IS NOT NULL;
-CREATE INDEX queue ON resource (parent, number) WHERE kind = 'task' AND state = 'active' AND waits_for IS NULL;
+CREATE INDEX queue ON resource (parent, slots, number)
+    WHERE kind = 'task' AND state = 'active' AND waits_for IS NULL;
 CREATE INDEX waiting ON resource (parent, waits_for) WHERE waits_for IS NOT NULL;
 CREATE INDEX by_number ON resource (parent, whole) WHERE kind = 'task' AND whole IS NOT NULL;
 CREATE INDEX unsatisfying ON resource (parent, whole) WHERE kind = 'task' AND whole IS NOT NULL AND satisfies IS NULL;
@@ -263,10 +264,15 @@ class Store:
 
     def queue(self, job_id: str, most: int, slots: int) -> list[Document]:
         """The next tasks of a job that may be scheduled and fit so many slots, in the order of their adding."""
-        rows = self._connection.execute(
-            "SELECT doc FROM resource WHERE kind = 'task' AND state = 'active' AND waits_for IS NULL AND parent = ? "
-            "AND slots <= ? ORDER BY number LIMIT ?", (job_id, slots, most))
-        return [json.loads(doc) for doc, in rows]
+        queue = "FROM resource WHERE kind = 'task' AND state = 'active' AND waits_for IS NULL AND parent = ?"
+        rows: list[tuple[int, str]] = []
+        width, = self._connection.execute(f'SELECT min(slots) {queue}', (job_id,)).fetchone()
+        # Each width by itself: of those that are too wide there may be very many.
+        while width is not None and width <= slots:
+            rows += self._connection.execute(f'SELECT number, doc {queue} AND slots = ? ORDER BY number LIMIT ?',
+                                             (job_id, width, most))
+            width, = self._connection.execute(f'SELECT min(slots) {queue} AND slots > ?', (job_id, width)).fetchone()
+        return [json.loads(doc) for _, doc in sorted(rows)[:most]]
 
     def waiting(self, job_id: str, waits_for: str) -> list[Document]:
         """The tasks of a job that wait for one of its tasks."""

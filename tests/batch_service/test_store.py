@@ -204,18 +204,26 @@ def sql(path: Path, *statements: str) -> None:
 
 
 def test_to_count_many_costs_no_more_than_to_count_few(store: Store) -> None:
-    def cost() -> int:
-        steps: list[int] = []
-        store._connection.set_progress_handler(lambda: steps.append(1), 1)
-        store.counts('task', 'j')
-        store._connection.set_progress_handler(None, 1)
-        return len(steps)
     store.add('task', 'j', 'first', {'id': 'first', 'state': 'active'})
-    few = cost()
+    few = steps(store, lambda: store.counts('task', 'j'))
     with store.transaction():
         for number in range(100):
             store.add('task', 'j', str(number), {'id': str(number), 'state': 'active'})
-    assert cost() == few > 0
+    assert steps(store, lambda: store.counts('task', 'j')) == few > 0
+
+
+def test_many_tasks_that_do_not_fit_cost_the_queue_no_more_than_one(store: Store) -> None:
+    def add(id: str, slots: int) -> None:
+        store.add('task', 'j', id, {'id': id, 'state': 'active', 'requiredSlots': slots})
+    add('wide', 4)
+    add('narrow', 1)
+    one = steps(store, lambda: store.queue('j', 5, 2))
+    with store.transaction():
+        for number in range(100):
+            add(str(number), 4)
+    assert steps(store, lambda: store.queue('j', 5, 2)) == one
+    assert [task['id'] for task in store.queue('j', 5, 2)] == ['narrow']
+    assert [task['id'] for task in store.queue('j', 3, 4)] == ['wide', 'narrow', '0']
 
 
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
