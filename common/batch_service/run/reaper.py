@@ -52,10 +52,13 @@ class Reaper:
     def close(self) -> None:
         """Has whatever it was told of, and is still there, end; and the reaper with it."""
         self._process.stdin.close()
-        # Its output, which is empty, ends with it. Popen.wait() with a timeout would only look now and then.
-        if not self._process.stdout.closed and not select.select([self._process.stdout], [], [], _PATIENCE_SECONDS)[0]:
-            self._process.kill()
-        self._process.stdout.close()
+        if not self._process.stdout.closed:
+            # Its output, which is empty, ends with it. Popen.wait() with a timeout would only look now and then.
+            end = select.poll()
+            end.register(self._process.stdout)
+            if not end.poll(_PATIENCE_SECONDS * 1000):
+                self._process.kill()
+            self._process.stdout.close()
         if self._process.wait():
             _end_all(self._groups, self._nodes)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -146,6 +147,18 @@ def test_service_does_the_reapers_work_when_there_can_be_no_other(sleeping, tmp_
     reaper.close()
     monkeypatch.undo()
     assert sleeping.wait(timeout=10) == -9
+
+
+def test_its_end_is_seen_though_very_many_files_are_open(tmp_path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2_048, limits[1]))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    try:
+        Reaper(tmp_path).close()
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @linux
