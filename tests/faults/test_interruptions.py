@@ -84,6 +84,7 @@ def test_ctrl_c_that_cuts_off_any_answer_leaves_nothing(
         countdown -= 1
         if countdown == 0:
             cut_off.append(f'{response.request.method} {response.request.path_url}')
+            response.close()
             raise KeyboardInterrupt
         return response
 

@@ -318,11 +318,12 @@ def test_release_runs_once_though_its_job_is_terminated_and_then_deleted(tmp_pat
     async def test(bench: Bench) -> None:
         bench.add_pool()
         bench.add_job(jobPreparationTask={'commandLine': 'true'},
-                      jobReleaseTask={'commandLine': shell(f'echo release >> {tmp_path}/lines; sleep 0.3')})
+                      jobReleaseTask={'commandLine': shell(
+                          f'echo release >> {tmp_path}/lines; touch {tmp_path}/begun; sleep 0.3')})
         bench.add('task', 'true')
         await bench.until_task('task', 'completed')
         bench.ask(jobs.terminate, bench.job(), 'enough')
-        await bench.until_file(tmp_path / 'lines')
+        await bench.until_file(tmp_path / 'begun')
         if completed:
             await bench.until(lambda: bench.job()['state'] == 'completed')
         bench.ask(jobs.delete, bench.job())
@@ -442,7 +443,8 @@ def test_preparation_ends_before_the_release_of_a_terminated_job_begins(tmp_path
 def test_preparation_ends_with_its_deleted_job(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         bench.add_pool()
-        bench.add_job(jobPreparationTask={'commandLine': shell(f'echo $$ > {tmp_path}/pid; exec sleep 600')})
+        bench.add_job(jobPreparationTask={'commandLine': shell(
+            f'echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 600')})
         bench.add('task', 'true')
         await bench.until_file(tmp_path / 'pid')
         bench.ask(jobs.delete, bench.job())
