@@ -178,7 +178,7 @@ class Store:
         """Keeps a new resource; False if its id is taken. A task that waits for another: see set_waits_for."""
         return self._connection.execute(
             f'INSERT INTO resource (kind, parent, id, waits_for, doc, {", ".join(_COLUMNS)}) '
-            'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
+            f'VALUES (?, ?, ?, ?, ?{", ?" * len(_COLUMNS)}) ON CONFLICT DO NOTHING',
             (kind, parent, id, waits_for and _key(waits_for), _text(document), *_columns(document))).rowcount == 1
 
     def save(self, kind: str, parent: str, document: Document) -> None:

@@ -110,6 +110,11 @@ def requests_of(send: Callable[[], object]) -> str:
     return f'{percentile(took, 0.5):.2f}, {percentile(took, 0.99):.2f} ms'
 
 
+def is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(('127.0.0.1', port)) == 0
+
+
 def measure_moto() -> None:
     if not (server := shutil.which('moto_server')):
         return
@@ -119,7 +124,7 @@ def measure_moto() -> None:
         session.trust_env = False
         session.headers['Authorization'] = ('AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/batch/aws4_request, '
                                             'SignedHeaders=host, Signature=a')
-        time.sleep(5)
+        until(lambda: is_listening(port))
         row('a list of queues from moto, median and 99th percentile', requests_of(
             lambda: session.post(f'http://127.0.0.1:{port}/v1/describejobqueues', '{}').raise_for_status()), '')
         moto.terminate()
