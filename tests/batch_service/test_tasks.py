@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from azure.batch import models
 
-from .workbench import wait_until
+from .workbench import Workbench, wait_until
 
 
 def test_task_succeeds_with_exit_code_0(bench) -> None:
@@ -219,3 +219,18 @@ def test_list_sends_only_what_is_filtered_and_selected(bench) -> None:
     found, = bench.client.task.list(bench.job_id, models.TaskListOptions(
         filter="state eq 'completed' and executionInfo/exitCode ne 0", select='id,state'))
     assert (found.id, found.state, found.command_line) == ('bad', models.TaskState.completed, None)
+
+
+def test_deleted_task_leaves_files_on_no_node_that_it_was_on(own_service, tmp_path) -> None:
+    bench = Workbench(own_service.client(), 'pool', 'job')
+    bench.add_pool(nodes=2)
+    bench.add_job()
+    bench.add('task', 'sleep 600')
+    wait_until(lambda: bench.task('task').state == 'running')
+    node_id = bench.task('task').node_info.node_id
+    bench.client.compute_node.disable_scheduling(bench.pool_id, node_id, 'requeue')
+    wait_until(lambda: bench.task('task').state == 'running' and bench.task('task').node_info.node_id != node_id)
+
+    bench.client.task.delete(bench.job_id, 'task')
+
+    assert list(tmp_path.glob('batch/nodes/*/*/workitems/*/job-1/*')) == []

@@ -452,10 +452,11 @@ class Engine:
         nodes.reboot(self._store, node, clock() + self._settings.node_boot_seconds)
 
     def remove_files_of(self, job_id: str, task: Document) -> None:
-        """Removes the files of a task that nobody will look at any more."""
-        worker = self._workers.find(task.get('nodeInfo', {}).get('nodeId', ''))
-        if worker is not None:
-            self._trash.throw(worker.node.task_directory(job_id, task['id']))
+        """Removes the files of a task that nobody will look at any more, from each node that it was on."""
+        for node_id in {task.get('nodeInfo', {}).get('nodeId', ''), *task.get('_nodes', ())}:
+            worker = self._workers.find(node_id)
+            if worker is not None:
+                self._trash.throw(worker.node.task_directory(job_id, task['id']))
 
     async def _remove_files_of_job(self, job_id: str) -> None:
         def gone() -> None:
