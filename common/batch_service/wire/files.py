@@ -7,6 +7,7 @@ could keep its reader waiting. All of this waits for a disk: it is for a thread,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import mimetypes
 import os
@@ -162,25 +163,23 @@ def content(base: Path, name: str, url: str, byte_range: str | None) -> Response
     """
     path = find(base, name)
     _facts(path, stat.S_ISREG)  # before it is opened: a pipe would notice
-    try:
-        file = open(path, 'rb', buffering=0, opener=lambda path, flags: os.open(
-            path, flags | os.O_NONBLOCK | os.O_NOFOLLOW))
-    except OSError as error:
-        raise _refusal(error) from None
-    try:
-        facts = os.fstat(file.fileno())
-        first, last = _range(byte_range, facts.st_size) if byte_range else (0, facts.st_size - 1)
-        file.seek(first)
-        begin = file.read(min(_CHUNK, last - first + 1)) or b''
-    except BaseException:
-        file.close()
-        raise
-    headers, media_type = _headers(facts, url), _content_type(path.name)
-    if len(begin) > last - first or not begin:
-        file.close()
-        return Response(begin, headers=headers, media_type=media_type)
-    # Without a Content-Length, as the service sends it: a file that shrinks meanwhile breaks no promise.
-    return StreamingResponse(_chunks(file, begin, last - first + 1), headers=headers, media_type=media_type)
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context(open(path, 'rb', buffering=0, opener=lambda path, flags: os.open(
+                path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)))
+            facts = os.fstat(file.fileno())
+            first, last = _range(byte_range, facts.st_size) if byte_range else (0, facts.st_size - 1)
+            wanted = last - first + 1
+            file.seek(first)
+            begin = file.read(min(_CHUNK, wanted)) or b''
+        except OSError as error:
+            raise _refusal(error) from None
+        headers, media_type = _headers(facts, url), _content_type(path.name)
+        if len(begin) == wanted or len(begin) < _CHUNK:  # all, also of a file that has shrunk meanwhile
+            return Response(begin, headers=headers, media_type=media_type)
+        opened.pop_all()
+        # Without a Content-Length, as the service sends it: a file that shrinks meanwhile breaks no promise.
+        return StreamingResponse(_chunks(file, begin, wanted), headers=headers, media_type=media_type)
 
 
 async def _chunks(file: BinaryIO, chunk: bytes, left: int) -> AsyncIterator[bytes]:

@@ -150,6 +150,24 @@ def test_file_that_goes_before_it_is_opened_is_not_found(tmp_path: Path, monkeyp
         files.content(tmp_path, 'file', '', None)
 
 
+@pytest.mark.parametrize(('happens', 'outcome'), [
+    (lambda path: os.truncate(path, 1), b'x'), (lambda path: os.truncate(path, 0), b''),
+    (lambda path: path.write_text('x' * 2000), b'x' * 1000)])
+def test_file_that_changes_once_it_is_open_is_never_more_than_it_was(tmp_path: Path, monkeypatch, happens, outcome
+                                                                     ) -> None:
+    (tmp_path / 'file').write_text('x' * 1000)
+    fstat = os.fstat
+    monkeypatch.setattr(os, 'fstat', lambda descriptor: (fstat(descriptor), happens(tmp_path / 'file'))[0])
+    assert files.content(tmp_path, 'file', '', None).body == outcome
+
+
+def test_pipe_that_takes_a_file_s_place_before_it_is_opened_is_refused(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(files, '_facts', lambda path, *_: (path.unlink(), os.mkfifo(path)))
+    with pytest.raises(BatchError, match='IOError'):
+        files.content(tmp_path, 'file', '', None)
+
+
 def test_file_that_shrinks_while_it_is_read_ends_where_it_ends(bench: Workbench, shared_service) -> None:
     bench.run('large', "/bin/bash -c 'head -c 5000000 /dev/zero > large'")
     parts = bench.client.file.get_from_task(bench.job_id, 'large', 'wd/large')
