@@ -182,7 +182,7 @@ def test_a_missing_role_on_the_storage_account_shows_before_anything_is_created(
     def answer(request: Request) -> Answer:
         if 'comp=userdelegationkey' in request.path:
             return refusal
-        return Answer(404, json.dumps({'code': 'PoolNotFound'})) if request.path.startswith('/pools') else Answer()
+        return Answer(404, json.dumps({'code': 'JobNotFound'})) if request.path.startswith('/jobs') else Answer()
 
     with (stand_in(answer, certificate) as service,
           BatchServiceClient(EntraCredentials(SignedIn()), batch_url=service.url) as batch_client,

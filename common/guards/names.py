@@ -46,14 +46,25 @@ def make_names_free(run: Run, pool_recipe: Sequence[batchmodels.MetadataItem], *
     Raises NameTakenError when one of them stays, and what the clients raise.
     """
     with soon_given_up(run.batch):
-        run.find('pool')
+        run.find('job')
         # With Entra ID, signing takes a right of its own.
         sas_signing_key(run.blobs, datetime.datetime.now(datetime.timezone.utc))
-        for container_name in run.container_names:
-            run.delete_blobs(container_name)
-    reuses_pool = _uses_pool_again(run, pool_recipe, replace_pool)
+        run.blob_names(run.container_names[-1])
+    # The job first: while another run has it, its pool and its blobs are in use.
     _replace_job(run)
+    reuses_pool = _uses_pool_again(run, pool_recipe, replace_pool)
+    for container_name in run.container_names:
+        run.delete_blobs(container_name)
     return reuses_pool
+
+
+def _replace_job(run: Run) -> None:
+    job = run.find('job')
+    if job is not None and job.state not in ('completed', 'terminating', 'deleting'):
+        _ask_to_delete(run, f'Job [{job.id}] exists and is {in_words(job.state)}, so another run may be using it',
+                       'Delete it and its tasks?',
+                       'wait until it has ended, or set another _JOB_ID at the top of python_tutorial_client.py')
+    _delete(run, 'job')
 
 
 def _uses_pool_again(run: Run, pool_recipe: Sequence[batchmodels.MetadataItem], replace_pool: bool) -> bool:
@@ -69,15 +80,6 @@ def _uses_pool_again(run: Run, pool_recipe: Sequence[batchmodels.MetadataItem], 
                        'another _POOL_ID at the top of python_tutorial_client.py')
     _delete(run, 'pool')
     return False
-
-
-def _replace_job(run: Run) -> None:
-    job = run.find('job')
-    if job is not None and job.state not in ('completed', 'terminating', 'deleting'):
-        _ask_to_delete(run, f'Job [{job.id}] exists and is {in_words(job.state)}, so another run may be using it',
-                       'Delete it and its tasks?',
-                       'wait until it has ended, or set another _JOB_ID at the top of python_tutorial_client.py')
-    _delete(run, 'job')
 
 
 def _ask_to_delete(run: Run, what: str, question: str, what_to_do: str) -> None:

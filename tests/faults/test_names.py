@@ -8,7 +8,7 @@ import azure.batch.models as batchmodels
 import pytest
 
 from tests.batch_service.workbench import Workbench
-from tests.faults.client_process import SLOW_TASKS, Client
+from tests.faults.client_process import SLOW_TASKS, Client, hold_at
 from tests.faults.cloud import CONTAINERS, JOB, POOL, Cloud, Storage
 from tests.leftovers import eventually
 
@@ -98,6 +98,19 @@ def test_an_active_job_is_replaced_when_the_reader_says_so(cloud: Cloud, start_c
     client.types('y\n\n\n\n')
 
     assert client.ends() == 0, client.errors
+    assert cloud.left() == set()
+
+
+def test_a_second_run_does_no_harm_to_the_first(cloud: Cloud, start_client: Callable[..., Client]) -> None:
+    first = start_client(cloud, patch=hold_at('Adding'))
+    first.says('Adding')
+
+    second = start_client(cloud, '--replace-pool', '--yes')
+    assert second.ends() == 1
+    assert f'Job [{JOB}] exists and is active, so another run may be using it' in second.errors
+    first.go_on('Adding')
+
+    assert first.ends() == 0, first.errors
     assert cloud.left() == set()
 
 

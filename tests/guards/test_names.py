@@ -77,12 +77,12 @@ def test_free_names_take_one_look_each(cloud: Cloud, slept: list[float], capsys:
 
 def test_the_first_contact_is_with_batch_and_with_storage_and_soon_given_up(cloud: Cloud) -> None:
     retries = []
-    cloud.batch.pool.get.side_effect = lambda _: retries.append(cloud.batch.config.retry_policy.retries)
+    cloud.batch.job.get.side_effect = lambda _: retries.append(cloud.batch.config.retry_policy.retries)
 
     make_names_free(cloud.run(), RECIPE, replace_pool=False)
 
     assert retries[0] == 1 and cloud.batch.config.retry_policy.retries == 3
-    assert cloud.asked[:3] == [f'list container {name}' for name in ('application', 'input', 'output')]
+    assert cloud.asked[:2] == ['list container output', 'get pool mypool']
 
 
 def test_who_has_signed_in_is_asked_at_first_whether_signing_is_allowed(cloud: Cloud) -> None:
@@ -92,7 +92,7 @@ def test_who_has_signed_in_is_asked_at_first_whether_signing_is_allowed(cloud: C
     with pytest.raises(PermissionError):
         make_names_free(cloud.run(), RECIPE, replace_pool=False)
 
-    assert cloud.asked == ['get pool mypool']
+    assert cloud.asked == ['get job myjob']
 
 
 def test_results_of_an_earlier_run_go_and_nothing_else(cloud: Cloud) -> None:
@@ -152,6 +152,9 @@ def test_any_other_answer_is_not_waited_for(cloud: Cloud, slept: list[float], ve
 def test_a_job_that_has_not_ended_stays_without_a_question_where_nobody_answers(
         cloud: Cloud, state: str, replace_pool: bool, ask: bool, capsys: pytest.CaptureFixture[str]) -> None:
     cloud.has('job', 'myjob', state=state)
+    # What that run may be using stays too.
+    cloud.has('pool', 'mypool')
+    input_container = cloud.has('container', 'input', blobs=['a.txt'])
 
     with pytest.raises(NameTakenError) as raised:
         make_names_free(cloud.run(ask=ask), RECIPE, replace_pool=replace_pool)
@@ -159,7 +162,7 @@ def test_a_job_that_has_not_ended_stays_without_a_question_where_nobody_answers(
     assert str(raised.value) == (
         f'Job [myjob] exists and is {state}, so another run may be using it: wait until it has ended, or set another '
         '_JOB_ID at the top of python_tutorial_client.py.')
-    assert cloud.deleted == [] and capsys.readouterr().out == ''
+    assert cloud.deleted == [] and input_container.blobs == ['a.txt'] and capsys.readouterr().out == ''
 
 
 def test_a_job_that_has_not_ended_stays_if_the_reader_does_not_agree(cloud: Cloud, answers: MagicMock) -> None:
