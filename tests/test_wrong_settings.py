@@ -52,8 +52,8 @@ def run_with(local_account: LocalAzure, home: Path, batch_client: BatchServiceCl
 
 def test_a_wrong_batch_key(run_with: Callable[..., str]) -> None:
     assert run_with(AZURE_BATCH_ACCESS_KEY=WRONG_KEY) == (
-        'ERROR: The Batch account at 127.0.0.1 refuses the key: look at _BATCH_ACCOUNT_NAME (or AZURE_BATCH_ACCOUNT) '
-        'and _BATCH_ACCOUNT_KEY (or AZURE_BATCH_ACCESS_KEY).')
+        'ERROR: The Batch account at 127.0.0.1 refuses the key: look at _BATCH_ACCOUNT_NAME (or AZURE_BATCH_ACCOUNT), '
+        '_BATCH_ACCOUNT_KEY (or AZURE_BATCH_ACCESS_KEY).')
 
 
 def test_the_name_of_another_batch_account(run_with: Callable[..., str]) -> None:
@@ -65,7 +65,7 @@ def test_a_storage_account_on_this_machine_that_refuses(run_with: Callable[..., 
     # Azurite calls this AuthorizationFailure, which on Azure has other causes, to be seen in the portal.
     assert run_with(**wrong) == (
         'ERROR: The storage account at 127.0.0.1 refuses the key: look at _STORAGE_ACCOUNT_NAME (or '
-        'AZURE_STORAGE_ACCOUNT) and _STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_KEY).')
+        'AZURE_STORAGE_ACCOUNT), _STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_KEY).')
 
 
 @pytest.mark.parametrize('wrong, setting', [

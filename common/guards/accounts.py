@@ -2,14 +2,11 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import os
 import re
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from azure.core.credentials import TokenCredential
@@ -35,21 +32,14 @@ _KEYS = ('batch_account_key', 'storage_account_key')
 _EXAMPLES = {'batch_account_url': 'https://NAME.REGION.batch.azure.com',
              'storage_account_url': 'https://NAME.blob.core.windows.net'}
 
-# An account key is 64 bytes. Emulators have shorter ones.
-_KEY_CHARACTERS, _SHORT_KEY_CHARACTERS = 88, 44
-
 
 class SettingsError(RuntimeError):
-    """The settings do not say which accounts to use; the text names the settings to look at."""
+    """A setting or an argument is missing, or cannot be used; the text names it."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """A Batch account and the storage account beside it.
-
-    Without keys, credential is what the clients sign in with, one of azure.identity. workspace is the directory of the
-    local services, if the run has started them.
-    """
+    """A Batch account and the storage account beside it; where these have no keys, a credential of azure.identity."""
 
     batch_account_name: str = ''
     batch_account_key: str = field(default='', repr=False)
@@ -58,7 +48,6 @@ class Account:
     storage_account_key: str = field(default='', repr=False)
     storage_account_url: str = ''
     credential: TokenCredential | None = field(default=None, repr=False)
-    workspace: Path | None = None
 
     @property
     def signed_in(self) -> entra.EntraCredentials | None:
@@ -91,8 +80,8 @@ def open_account(*settings: str) -> Iterator[Account]:
         return
     account = _complete(account)
     _check(account)
-    account = dataclasses.replace(account, batch_account_url=account.batch_account_url.rstrip('/'),
-                                  storage_account_url=account.storage_account_url.rstrip('/'))
+    account = replace(account, batch_account_url=account.batch_account_url.rstrip('/'),
+                      storage_account_url=account.storage_account_url.rstrip('/'))
     keep_secret(account.batch_account_key, account.storage_account_key)
     variables = ', '.join(_VARIABLES[name] for name, value in from_environment.items() if value)
     print(f'This uses Batch account {account.batch_account_name} at {account.batch_account_url} and storage account '
@@ -101,22 +90,18 @@ def open_account(*settings: str) -> Iterator[Account]:
     on_this_machine = is_loopback(account.batch_account_url) or is_loopback(account.storage_account_url)
     with (without_proxies() if on_this_machine else nullcontext(),
           nullcontext() if account.batch_account_key else entra.sign_in() as credential):
-        yield dataclasses.replace(account, credential=credential)
+        yield replace(account, credential=credential)
 
 
 @contextmanager
 def _local_account() -> Iterator[Account]:
-    if sys.platform == 'win32':
-        raise SettingsError('No account is set, and the local services run on Linux and macOS only: fill in the '
-                            'settings at the top of python_tutorial_client.py to use Azure.')
     print(f'No account is set, so this runs on this machine, with its state in {local_azure.default_workspace()}; to '
           'use Azure, fill in the settings at the top of python_tutorial_client.py.', flush=True)
     with local_azure.start() as local:
         keep_secret(local.batch_account_key, local.storage_account_key)
-        settings = dataclasses.asdict(local)
-        print(f'Watch it at {settings.pop("page_url")}', flush=True)
+        print(f'Watch it at {local.page_url}', flush=True)
         try:
-            yield Account(**settings)
+            yield Account(**{name: getattr(local, name) for name in _VARIABLES})
         except AzureError as error:
             # Azurite does not say so itself.
             if full := local_azure.why_storage_fails(local.workspace):
@@ -131,10 +116,9 @@ def _complete(account: Account) -> Account:
         raise SettingsError(f'Some of the account settings are missing: set {spelled_out(*missing)}; '
                             'or leave all of them empty to run on this machine.')
     # The Azure CLI and its variable give the address of a Batch account without "https://".
-    batch_url = account.batch_account_url
-    batch_url = batch_url if '://' in batch_url else f'https://{batch_url}'
+    scheme = '' if '://' in account.batch_account_url else 'https://'
     storage_url = account.storage_account_url or f'https://{account.storage_account_name}.blob.core.windows.net'
-    return dataclasses.replace(account, batch_account_url=batch_url, storage_account_url=storage_url)
+    return replace(account, batch_account_url=scheme + account.batch_account_url, storage_account_url=storage_url)
 
 
 def _check(account: Account) -> None:
@@ -147,8 +131,7 @@ def _check(account: Account) -> None:
     for name in _EXAMPLES:
         _check_url(name, getattr(account, name), signing_in=not account.batch_account_key)
     for name in _KEYS:
-        if key := getattr(account, name):
-            _check_key(name, key)
+        _check_key(name, getattr(account, name))
 
 
 def _check_url(name: str, url: str, signing_in: bool) -> None:
@@ -170,15 +153,12 @@ def _check_url(name: str, url: str, signing_in: bool) -> None:
 
 
 def _check_key(name: str, key: str) -> None:
-    try:
-        base64.b64decode(key, validate=True)
-        reason = f'it has {len(key)} characters, and a key has {_KEY_CHARACTERS}'
-    except ValueError as error:
-        reason = f'it is not base64 ({error})'
-    else:
-        if len(key) <= _SHORT_KEY_CHARACTERS or len(key) == _KEY_CHARACTERS:
+    with suppress(ValueError):
+        # An account key is 64 bytes. Emulators have shorter ones, and who signs in has none.
+        if (size := len(base64.b64decode(key, validate=True))) <= 32 or size == 64:
             return
-    raise SettingsError(f'{spelled_out(name)} is not an account key: {reason}. Copy the whole key, and nothing else.')
+    raise SettingsError(f'{spelled_out(name)} is not an account key: that has 88 characters, all of base64, and this '
+                        f'has {len(key)}. Copy the whole key, and nothing else.')
 
 
 def spelled_out(*names: str) -> str:

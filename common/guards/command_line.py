@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from common.guards.accounts import SettingsError
 from common.guards.outcome import output_name
 from common.redaction import log_sdk_calls
 
@@ -36,15 +37,11 @@ settings, at the top of python_tutorial_client.py:
 _MOST_NAME_BYTES = 255  # of a file, on the usual file systems
 
 
-class UsageError(RuntimeError):
-    """What the command line asks for cannot be done; the text names the argument."""
-
-
 def parse_arguments(default_input_files: list[Path]) -> argparse.Namespace:
     """Reads sys.argv. Ends the process, as argparse does, after --help or for what it cannot read.
 
     Returns input_files and output_dir, as absolute paths that can be read and written to; numwords; ask, whether to
-    put questions to the reader; replace_pool. Raises UsageError for files and a directory that cannot be used.
+    put questions to the reader; replace_pool. Raises SettingsError for files and a directory that cannot be used.
     """
     parser = argparse.ArgumentParser(description=_DESCRIPTION, epilog=_SETTINGS,
                                      usage='%(prog)s [options] [input_file ...]',
@@ -87,14 +84,14 @@ def _check_input_files(input_files: list[Path]) -> None:
     by_name: dict[str, Path] = {}
     for path in input_files:
         if reason := _why_unreadable(path) or _why_no_blob_name(path.name):
-            raise UsageError(f'Input file {path} {reason}.')
+            raise SettingsError(f'Input file {path} {reason}.')
         # Where the results go, upper and lower case may be the same.
         name = os.path.normcase(path.name)
         if name in by_name and path.samefile(by_name[name]):
-            raise UsageError(f'Input file {path} is given twice.')
+            raise SettingsError(f'Input file {path} is given twice.')
         if name in by_name:
-            raise UsageError(f'Input files {by_name[name]} and {path} have the same name, and would '
-                             'overwrite each other in the container: rename one, or leave it out.')
+            raise SettingsError(f'Input files {by_name[name]} and {path} have the same name, and would overwrite '
+                                'each other in the container: rename one, or leave it out.')
         by_name[name] = path
 
 
@@ -129,4 +126,4 @@ def _check_output_dir(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory) as probe:
             probe.write(b'word')
     except OSError as error:
-        raise UsageError(f'Output directory {directory} cannot be written to: {error.strerror}.') from None
+        raise SettingsError(f'Output directory {directory} cannot be written to: {error.strerror}.') from None

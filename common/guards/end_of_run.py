@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 
@@ -38,9 +37,8 @@ def errors_end_in_one_line(main: Callable[[], int]) -> Callable[[], int]:
     def guarded() -> int:
         _make_output_robust()
         # What is ignored stays so: nohup means that a run outlives its terminal.
-        before = {} if threading.current_thread() is not threading.main_thread() else {
-            number: signal.signal(number, _unwind) for number in _SIGNALS
-            if signal.getsignal(number) != signal.SIG_IGN}
+        before = {number: signal.signal(number, _unwind) for number in _SIGNALS
+                  if signal.getsignal(number) != signal.SIG_IGN}
         hook = sys.unraisablehook
         sys.unraisablehook = functools.partial(_send_again, otherwise=hook)
         try:

@@ -20,9 +20,8 @@ def explain(execution_info: batchmodels.TaskExecutionInformation | batchmodels.S
 
     https://learn.microsoft.com/azure/batch/batch-job-task-error-checking
     """
-    failure = execution_info.failure_info
     parts = [] if execution_info.exit_code is None else [f'exit code {execution_info.exit_code}']
-    if failure:
+    if failure := execution_info.failure_info:
         category = getattr(failure.category, 'value', failure.category)
         parts.append(f'{category} {failure.code}{with_values(failure.message, failure.details)}')
     return printable(', '.join(parts) or 'Batch tells no reason')

@@ -28,31 +28,29 @@ _CLOCK_TOLERANCE_SECONDS = 10 * 60
 class _Service(NamedTuple):
     name: str
     address: str
-    account: str
-    key: str
+    credentials: str
     role: str
 
 
 # The roles: https://learn.microsoft.com/azure/batch/batch-role-based-access-control and
 # https://learn.microsoft.com/azure/storage/blobs/authorize-access-azure-active-directory. The latter one also
 # allows asking for the key that signs a SAS.
-_BATCH = _Service('Batch account', spelled_out('batch_account_url'), spelled_out('batch_account_name'),
-                  spelled_out('batch_account_key'), 'Azure Batch Data Contributor')
+_BATCH = _Service('Batch account', spelled_out('batch_account_url'),
+                  spelled_out('batch_account_name', 'batch_account_key'), 'Azure Batch Data Contributor')
 _STORAGE = _Service('storage account', spelled_out('storage_account_name', 'storage_account_url'),
-                    spelled_out('storage_account_name'), spelled_out('storage_account_key'),
-                    'Storage Blob Data Contributor')
+                    spelled_out('storage_account_name', 'storage_account_key'), 'Storage Blob Data Contributor')
 _BOTH_KEYS = spelled_out('batch_account_key', 'storage_account_key')
 
 
 def one_line(error: BaseException) -> str:
     """Returns one line that says what was wrong, without secrets. Does not fail, whatever the error is."""
+    if isinstance(error, CreateTasksErrorException) and error.errors:
+        error = error.errors[0]
     return without_secrets(_first_line(_advice(error) or _own_text(error))) or type(error).__name__
 
 
 def _advice(error: BaseException) -> str | None:
     """Returns what names the setting, the role or whatever else to look at; None if that is not it."""
-    if isinstance(error, CreateTasksErrorException) and error.errors:
-        return _advice(error.errors[0])
     if isinstance(error, BatchErrorException) and isinstance(error.response, requests.Response):
         code = error.error.code if isinstance(error.error, BatchError) else ''
         details = getattr(error.error, 'values', None) or ()
@@ -84,8 +82,6 @@ def _advice(error: BaseException) -> str | None:
 
 def _own_text(error: BaseException) -> object:
     # Not str() for these two: of an answer that is not JSON, that fails.
-    if isinstance(error, CreateTasksErrorException) and error.errors:
-        return one_line(error.errors[0])
     if isinstance(error, CreateTasksErrorException) and error.failure_tasks:
         first, others = error.failure_tasks[0], len(error.failure_tasks) - 1
         return (f'Batch refuses task {first.task_id}{f", and {others} more" if others else ""}: '
@@ -112,7 +108,7 @@ def _refusal(service: _Service, code: str, response: Any) -> str | None:
         return f'{who} is disabled: see the portal.'
     # Azurite says so of a wrong name or key, Azure of a network that it keeps out.
     if code == 'AuthorizationFailure' and not is_loopback(f'//{host}'):
-        or_else = f'ask for the role {service.role}' if signed_in else f'look at {service.key}'
+        or_else = f'ask for the role {service.role}' if signed_in else f'look at {service.credentials}'
         return (f'{who} does not let you in from here ({code}): look at its networking settings in the portal, or '
                 f'{or_else}.')
     if response.status_code not in (401, 403):
@@ -122,7 +118,7 @@ def _refusal(service: _Service, code: str, response: Any) -> str | None:
                 f'{"ahead" if ahead > 0 else "behind"}: set it right.')
     if signed_in:
         return f'{who} refuses you as the one who is signed in: ask for the role {service.role} on this account.'
-    return f'{who} refuses the key: look at {service.account} and {service.key}.'
+    return f'{who} refuses the key: look at {service.credentials}.'
 
 
 def _stranger(service: _Service, response: Any) -> str:

@@ -154,7 +154,7 @@ def test_nobody_signs_in_over_http() -> None:
 def test_a_key_that_was_cut_off_is_told_by_its_length(setting: str) -> None:
     cut_off = base64.b64encode(b'k' * 60).decode()
 
-    with pytest.raises(SettingsError, match=f'^_{setting.upper()} .*80 characters, and a key has 88') as raised:
+    with pytest.raises(SettingsError, match=f'^_{setting.upper()} .*88 characters.* and this has 80') as raised:
         opened(TYPED_IN, **{setting: cut_off})
 
     assert cut_off not in str(raised.value)
@@ -169,7 +169,7 @@ def test_a_key_of_azure_and_one_of_an_emulator_are_taken() -> None:
 @pytest.mark.parametrize('setting', ['batch_account_key', 'storage_account_key'])
 @pytest.mark.parametrize('key', ['abc', 'c2VjcmV0!', 'schlüssel'])
 def test_what_cannot_be_a_key_is_refused_without_showing_it(setting: str, key: str) -> None:
-    with pytest.raises(SettingsError, match=f'_{setting.upper()}.*not an account key: it is not base64') as raised:
+    with pytest.raises(SettingsError, match=f'_{setting.upper()}.*not an account key: .*all of base64') as raised:
         opened(TYPED_IN, **{setting: key})
 
     assert key not in str(raised.value)
@@ -199,7 +199,7 @@ def test_no_account_at_all_starts_and_stops_the_local_services(
     mocker.patch.object(local_azure, 'start', start)
 
     with open_account(*EMPTY.values()) as account:
-        assert account == Account(*settings, workspace=Path('workspace'))
+        assert account == Account(*settings)
         assert capsys.readouterr().out == 'Watch it at http://127.0.0.1:1/page/?token=mytoken\n'
         assert 'stopped' not in events
         assert without_secrets(f'{KEY} and {OTHER_KEY}') == '... and ...'
@@ -250,15 +250,6 @@ def test_only_an_account_on_this_machine_goes_round_the_proxy(
         expected = ['intranet', '127.0.0.1', 'localhost'] if before else ['127.0.0.1', 'localhost']
         assert os.environ['no_proxy'].split(',') == os.environ['NO_PROXY'].split(',') == expected
     assert os.environ == unchanged
-
-
-def test_windows_without_an_account_is_one_line(mocker: MockerFixture, capsys: pytest.CaptureFixture[str]) -> None:
-    mocker.patch('sys.platform', 'win32')
-
-    with pytest.raises(SettingsError, match='Linux and macOS only: fill in the settings'):
-        opened(EMPTY)
-
-    assert capsys.readouterr() == ('', '')
 
 
 def test_the_keys_of_the_accounts_are_blotted_out_from_then_on(mocker: MockerFixture) -> None:

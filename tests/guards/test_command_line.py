@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import python_tutorial_client as client
-from common.guards.command_line import UsageError, parse_arguments
+from common.guards.command_line import SettingsError, parse_arguments
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_a_bad_number_of_words_is_refused(monkeypatch: pytest.MonkeyPatch, input
 @pytest.mark.parametrize('name, reason', [('nowhere.txt', 'does not exist'), ('home', 'is not a file')])
 def test_an_input_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],
                                                tmp_path: Path, name: str, reason: str) -> None:
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(SettingsError) as raised:
         parse(monkeypatch, inputs, 'a.txt', name)
 
     assert str(raised.value) == f'Input file {tmp_path / name} {reason}.'
@@ -97,7 +97,7 @@ def test_an_input_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch
 
     # In place of chmod, which does not hold for root.
     monkeypatch.setattr(Path, 'open', refuse)
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(SettingsError) as raised:
         parse(monkeypatch, inputs)
 
     assert str(raised.value) == f'Input file {tmp_path}/a.txt cannot be read: Permission denied.'
@@ -110,7 +110,7 @@ def test_an_input_whose_name_no_blob_can_have_is_refused(monkeypatch: pytest.Mon
                                                          tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / name).write_text('words')
 
-    with pytest.raises(UsageError, match=f'{reason}.*rename it'):
+    with pytest.raises(SettingsError, match=f'{reason}.*rename it'):
         parse(monkeypatch, inputs, name)
 
 
@@ -125,7 +125,7 @@ def test_inputs_of_the_same_name_are_refused(monkeypatch: pytest.MonkeyPatch, in
                                              tmp_path: Path) -> None:
     (tmp_path / 'home' / 'a.txt').write_text('another')
 
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(SettingsError) as raised:
         parse(monkeypatch, inputs, 'a.txt', 'b.txt', 'home/a.txt')
 
     assert str(raised.value) == (f'Input files {tmp_path}/a.txt and {tmp_path}/home/a.txt have the same name, and '
@@ -135,7 +135,7 @@ def test_inputs_of_the_same_name_are_refused(monkeypatch: pytest.MonkeyPatch, in
 @pytest.mark.parametrize('again', ['a.txt', './a.txt', '../{directory}/a.txt'])
 def test_an_input_that_is_given_twice_is_told_so(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],
                                                  tmp_path: Path, again: str) -> None:
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(SettingsError) as raised:
         parse(monkeypatch, inputs, 'a.txt', 'b.txt', again.format(directory=tmp_path.name))
 
     assert str(raised.value).endswith('a.txt is given twice.')
@@ -143,7 +143,7 @@ def test_an_input_that_is_given_twice_is_told_so(monkeypatch: pytest.MonkeyPatch
 
 def test_an_output_directory_that_is_a_file_is_refused(monkeypatch: pytest.MonkeyPatch,
                                                        inputs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(SettingsError) as raised:
         parse(monkeypatch, inputs, '--output-dir', 'b.txt')
 
     assert str(raised.value) == f'Output directory {tmp_path}/b.txt cannot be written to: File exists.'
@@ -152,7 +152,7 @@ def test_an_output_directory_that_is_a_file_is_refused(monkeypatch: pytest.Monke
 def test_an_output_directory_in_which_no_file_can_be_made_is_refused(
         monkeypatch: pytest.MonkeyPatch, inputs: list[Path]) -> None:
     # Not by permissions, which do not hold for root.
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(SettingsError) as raised:
         parse(monkeypatch, inputs, '--output-dir', '/proc/self')
 
     assert str(raised.value).startswith('Output directory /proc/self cannot be written to: ')
@@ -162,7 +162,7 @@ def test_an_output_directory_in_which_no_file_can_be_made_is_refused(
 def test_a_full_disk_shows_before_anything_is_created(monkeypatch: pytest.MonkeyPatch, inputs: list[Path],
                                                       tmp_path: Path) -> None:
     monkeypatch.setattr('tempfile.TemporaryFile', lambda dir: open('/dev/full', 'wb'))
-    with pytest.raises(UsageError) as raised:
+    with pytest.raises(SettingsError) as raised:
         parse(monkeypatch, inputs)
 
     assert str(raised.value) == f'Output directory {tmp_path}/home cannot be written to: No space left on device.'

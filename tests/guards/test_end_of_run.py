@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -171,11 +170,6 @@ def test_a_signal_that_is_ignored_stays_so(number: signal.Signals) -> None:
         return 7
 
     assert main() == 7 and signal.getsignal(number) == signal.SIG_IGN
-
-
-def test_it_works_outside_of_the_main_thread() -> None:
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(errors_end_in_one_line(lambda: 7)).result() == 7
 
 
 @pytest.mark.parametrize('code', [2, 0, 'text', None])

@@ -158,7 +158,8 @@ def refused_elsewhere(code: str, **headers: str) -> HttpResponseError:
 
 
 @pytest.mark.parametrize('token, or_else', [
-    ('SharedKey mystorage:c2ln', 'look at _STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_KEY)'),
+    ('SharedKey mystorage:c2ln',
+     'look at _STORAGE_ACCOUNT_NAME (or AZURE_STORAGE_ACCOUNT), _STORAGE_ACCOUNT_KEY (or AZURE_STORAGE_KEY)'),
     ('Bearer eyJ', 'ask for the role Storage Blob Data Contributor')])
 def test_a_network_that_the_storage_account_keeps_out(token: str, or_else: str) -> None:
     assert one_line(refused_elsewhere('AuthorizationFailure', Authorization=token)) == (
