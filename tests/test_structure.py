@@ -18,7 +18,7 @@ MAY_IMPORT = {
     'python_tutorial_client': ('common.guards', 'common.helpers'),
     'python_tutorial_task': (),
     'common.guards': ('common.guards.*', 'common.local_azure', 'common.helpers', 'common.entra', 'common.loopback',
-                      'common.redaction'),
+                      'common.redaction', 'common.side_by_side'),
     'common.helpers': ('common.redaction',),
     'common.entra': (),
     'common.local_azure': ('common.local_azure.*', 'common.batch_service.settings', 'common.loopback'),
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     'common.batch_service.settings': (),
     'common.loopback': (),
     'common.redaction': (),
+    'common.side_by_side': (),
     'common': (),
 }
 

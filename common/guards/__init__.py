@@ -10,8 +10,8 @@ from common.guards.one_line import one_line
 from common.guards.outcome import output_name, print_failed_tasks, print_top_words
 from common.guards.patience import StorageRetries, patient
 from common.guards.run import Run
-from common.guards.side_by_side import side_by_side
 from common.guards.watch import WaitError, watch_over_job
+from common.side_by_side import side_by_side
 
 __all__ = ['DownloadError', 'Run', 'StorageRetries', 'WaitError', 'cleaned_up_after_errors', 'errors_end_in_one_line',
            'make_names_free', 'one_line', 'open_account', 'output_name', 'parse_arguments', 'path_inside', 'patient',

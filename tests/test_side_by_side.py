@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 
 import pytest
 
-from common.guards.side_by_side import side_by_side
+from common.side_by_side import side_by_side
 from tests.leftovers import eventually
 
 

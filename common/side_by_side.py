@@ -1,4 +1,4 @@
-"""Against waiting for one file after another: several are on their way at a time, and are told of in their order."""
+"""Eight calls at a time, that look as if one had been made after another."""
 from __future__ import annotations
 
 import ctypes
