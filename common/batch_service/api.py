@@ -319,7 +319,7 @@ async def delete_task(call: Call) -> Response:
         job_id, task = _find_task(call)
         tasks.end(store, job_id, task, 'forget')
     await call.service.until(lambda: not _is_on_node(call, job_id, task))
-    call.service.remove_files_of(job_id, task)
+    call.service.remove_files_of(task)
     return Response(status_code=200)
 
 

@@ -100,9 +100,9 @@ class BatchService:
         worker = self._workers.find(node_id)
         return worker.node.task_directory(job_id, task_id) if worker else None
 
-    def remove_files_of(self, job_id: str, task: dict[str, Any]) -> None:
+    def remove_files_of(self, task: dict[str, Any]) -> None:
         """Removes the files of a task."""
-        self._engine.remove_files_of(job_id, task)
+        self._engine.remove_files_of(task)
 
     def throw_away(self, path: Path) -> None:
         """Removes a file, or a directory of any size and any modes; from any thread. Raises OSError."""

@@ -234,3 +234,20 @@ def test_deleted_task_leaves_files_on_no_node_that_it_was_on(own_service, tmp_pa
     bench.client.task.delete(bench.job_id, 'task')
 
     assert list(tmp_path.glob('batch/nodes/*/*/workitems/*/job-1/*')) == []
+
+
+def test_deleted_task_leaves_no_files_on_a_node_that_restarts(own_service, tmp_path) -> None:
+    own_service.stop()
+    own_service.options = ('--node-boot-seconds', '2')
+    own_service.start()
+    bench = Workbench(own_service.client(), 'pool', 'job')
+    bench.add_pool()
+    bench.add_job()
+    bench.run('task', 'true')
+    node, = bench.client.compute_node.list(bench.pool_id)
+    bench.client.compute_node.reboot(bench.pool_id, node.id)
+    wait_until(lambda: own_service.client().compute_node.get(bench.pool_id, node.id).state == 'rebooting')
+
+    bench.client.task.delete(bench.job_id, 'task')
+
+    assert list(tmp_path.glob('batch/nodes/*/*/workitems/*/job-1/*')) == []

@@ -97,10 +97,10 @@ def place(store: Store, job: Document, task: Document, node: Document, state: st
     Args:
         state: ``preparing`` or ``running``.
     """
-    before = task.get('nodeInfo', {}).get('nodeId')
-    if before not in (None, node['id']):
+    before = task.get('nodeInfo')
+    if before and before['nodeId'] != node['id']:
         # Its files there stay for as long as it does.
-        task['_nodes'] = [*(id for id in task.get('_nodes', ()) if id != before), before]
+        task['_nodes'] = [*(info for info in task.get('_nodes', ()) if info['nodeId'] != before['nodeId']), before]
     task['nodeInfo'] = {'affinityId': node['affinityId'], 'poolId': node['_pool'], 'nodeId': node['id'],
                         'taskRootDirectory': f'workitems/{job["id"]}/job-1/{task["id"]}'}
     if state == 'running':

@@ -166,7 +166,7 @@ class Engine:
 
     def _look_at_task(self, job_id: str, task: Document) -> list[Step]:
         if task['state'] == 'completed':
-            return [lambda: self.remove_files_of(job_id, task)]  # retained for long enough
+            return [lambda: self.remove_files_of(task)]  # retained for long enough
         if task['state'] not in tasks.ON_NODE:
             return []
         run = self._workers.run_of(job_id, task['id'])
@@ -451,12 +451,10 @@ class Engine:
         jobs.forget_preparations(self._store, node_id, reimaged=node['state'] == 'reimaging')
         nodes.reboot(self._store, node, clock() + self._settings.node_boot_seconds)
 
-    def remove_files_of(self, job_id: str, task: Document) -> None:
+    def remove_files_of(self, task: Document) -> None:
         """Removes the files of a task that nobody will look at any more, from each node that it was on."""
-        for node_id in {task.get('nodeInfo', {}).get('nodeId', ''), *task.get('_nodes', ())}:
-            worker = self._workers.find(node_id)
-            if worker is not None:
-                self._trash.throw(worker.node.task_directory(job_id, task['id']))
+        for info in filter(None, [task.get('nodeInfo'), *task.get('_nodes', ())]):
+            self._trash.throw(self._workers.root(info['poolId'], info['nodeId']) / info['taskRootDirectory'])
 
     async def _remove_files_of_job(self, job_id: str) -> None:
         def gone() -> None:

@@ -46,7 +46,7 @@ class Service(Protocol):
     def task_directory(self, node_id: str, job_id: str, task_id: str) -> Path | None:
         """Where the files of a task are, or were; None when its node is not up."""
 
-    def remove_files_of(self, job_id: str, task: Document) -> None:
+    def remove_files_of(self, task: Document) -> None:
         """Removes the files of a task."""
 
     def throw_away(self, path: Path) -> None:

@@ -571,7 +571,7 @@ def test_no_file_of_a_task_or_a_node_is_removed_by_the_event_loop(tmp_path: Path
         bench.add_job()
         bench.add('task', 'false', constraints={'maxTaskRetryCount': 1})
         task = await bench.until_task('task', 'completed')
-        bench.service.remove_files_of('job', task)
+        bench.service.remove_files_of(task)
         bench.ask(nodes.restart, (await bench.until_nodes('idle'))[0], 'reimaging', 'requeue')
         bench.add('again', 'true')
         await bench.until_task('again', 'completed')
