@@ -180,4 +180,4 @@ def test_a_second_run_waits_while_job_and_pool_are_being_deleted(
 
     assert client.ends() == 0, client.errors
 
-    assert f'Waiting for the pool [{POOL}] of an earlier run to be deleted...\n' in client.output
+    assert f'Waiting for the job [{JOB}] of an earlier run to be deleted...\n' in client.output

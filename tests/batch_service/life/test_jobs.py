@@ -9,6 +9,7 @@ from common.batch_service.errors import BatchError
 from common.batch_service.life import jobs
 from common.batch_service.life.outcome import Outcome
 from common.batch_service.store import Store
+from common.batch_service.values import moment
 
 from .bench import FAILURE, NOT_STARTED, STOPPED, SUCCESS, Document, job_document, task_document
 
@@ -112,7 +113,7 @@ def test_job_is_terminated(store: Store, state: str) -> None:
     jobs.settle(store, job)
     job = read(store)
     assert (job['state'], '_end' in job, '_due' in job) == ('completed', False, False)
-    assert job['executionInfo']['endTime'] >= job['creationTime']
+    assert moment(job['executionInfo']['endTime']) >= moment(job['creationTime'])
 
 
 def test_update_changes_and_removes(store: Store) -> None:

@@ -9,6 +9,7 @@ from common.batch_service.errors import BatchError
 from common.batch_service.life import jobs, nodes, tasks
 from common.batch_service.life.outcome import Outcome
 from common.batch_service.store import Store
+from common.batch_service.values import moment
 
 from .bench import FAILURE, NOT_STARTED, NOT_UPLOADED, STOPPED, SUCCESS, Document, job_document, task_document
 from .test_nodes import add as add_node
@@ -156,7 +157,7 @@ def test_task_that_has_run_is_completed(store: Store) -> None:
     task = read(store)
     information = task['executionInfo']
     assert (task['state'], information['result'], information['exitCode']) == ('completed', 'success', 0)
-    assert information['startTime'] <= information['endTime'] and 'failureInfo' not in information
+    assert moment(information['startTime']) <= moment(information['endTime']) and 'failureInfo' not in information
     assert 50 < task['_due'] - time.time() <= 60
     assert store.get('node', 'p', node['id'])['totalTasksSucceeded'] == 1
 

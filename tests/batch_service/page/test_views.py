@@ -326,6 +326,14 @@ def test_moments_are_in_the_zone_of_the_reader(site: Site) -> None:
     assert '' not in added.values() and added['Asia/Tokyo'] != added['America/New_York']
 
 
+def test_moments_are_ordered_whatever_zeros_their_fractions_have_lost(site: Site) -> None:
+    ordered = [f'2026-01-31T{time}Z' for time in ('08:00:00', '08:00:00.25', '08:00:00.5', '08:00:00.51', '08:00:01')]
+
+    tab = site.open()
+    assert tab.run(f'''import("/page/static/format.js").then(({{byMoment}}) =>
+        {ordered[::-1]}.sort(byMoment))''') == ordered
+
+
 def test_it_reads_on_a_narrow_window_and_in_the_dark(site: Site) -> None:
     site.add_pool(nodes=40)
     site.add_job('true', "/bin/bash -c 'exit 1'")

@@ -2,7 +2,7 @@
 
 import {at, get, list} from './api.js';
 import {h} from './dom.js';
-import {count, duration, inWords, moment, number, seconds} from './format.js';
+import {byMoment, count, duration, inWords, moment, number, seconds} from './format.js';
 import {failure, state, taskBar} from './parts.js';
 import {Rates} from './rates.js';
 
@@ -21,7 +21,7 @@ export class Overview {
   async look() {
     const [pools, jobs] = await Promise.all([list('/pools'), list('/jobs')]);
     // The newest first: of many jobs, those that may be at work.
-    jobs.sort((one, other) => other.creationTime.localeCompare(one.creationTime));
+    jobs.sort((one, other) => byMoment(other.creationTime, one.creationTime));
     this.#pools = await Promise.all(pools.map(async (pool) => ({...pool, nodes: await list(
       `${at('pools', pool.id)}/nodes`, {$select: 'id,state,schedulingState,runningTaskSlotsCount'}, MOST_NODES)})));
     this.#jobs = await Promise.all(jobs.map(async (job, index) => ({...job,

@@ -1,6 +1,7 @@
 // The runs of a job's tasks: when each waited, and when it ran where.
 
 import {at, list} from './api.js';
+import {byMoment} from './format.js';
 
 /** So many tasks are all known to the page; of more, only those that run and the last ones of each node. */
 export const MOST_TASKS = 2000;
@@ -56,7 +57,7 @@ export class Runs {
   #take(tasks) {
     for (const task of tasks) {
       this.tasks.set(task.id, task);
-      if (task.stateTransitionTime > this.#last) this.#last = task.stateTransitionTime;
+      if (byMoment(task.stateTransitionTime, this.#last) > 0) this.#last = task.stateTransitionTime;
     }
   }
 

@@ -2,7 +2,7 @@
 
 import {at} from './api.js';
 import {h, svg} from './dom.js';
-import {count, duration, seconds, short} from './format.js';
+import {byMoment, count, duration, seconds, short} from './format.js';
 
 const MOST_ROWS = 48;
 const [LEFT, ROW, QUEUE, AXIS, WIDTH] = [150, 16, 40, 22, 1000];
@@ -13,7 +13,7 @@ export function timeline(job, runs, slots) {
   const started = runs.filter((run) => run.begin && run.node);
   if (!started.length) return h('p.empty', {}, 'No task has started yet.');
   const now = new Date();
-  const first = new Date(runs.map((run) => run.added || run.begin).reduce((one, other) => (other < one ? other : one)));
+  const first = new Date(runs.map((run) => run.added || run.begin).reduce((one, other) => (byMoment(other, one) < 0 ? other : one)));
   const last = Math.max(...started.map((run) => (run.end ? new Date(run.end) : now)));
   const span = Math.max((last - first) / 1000, 0.1);
   const x = (moment) => LEFT + Math.max(seconds(first, moment), 0) / span * (WIDTH - LEFT - 10);
@@ -39,10 +39,10 @@ export function timeline(job, runs, slots) {
 function inRows(runs, slots) {
   const rows = [];
   const byNode = new Map();
-  for (const run of [...runs].sort((one, other) => one.begin.localeCompare(other.begin))) {
+  for (const run of [...runs].sort((one, other) => byMoment(one.begin, other.begin))) {
     if (!byNode.has(run.node)) byNode.set(run.node, []);
     const lanes = byNode.get(run.node);
-    const lane = lanes.find((candidate) => candidate.end && candidate.end <= run.begin) || newLane(run.node, lanes);
+    const lane = lanes.find((candidate) => candidate.end && byMoment(candidate.end, run.begin) <= 0) || newLane(run.node, lanes);
     lane.runs.push(run);
     lane.end = run.end;
   }
@@ -75,7 +75,7 @@ const outcome = (run) => `${run.end ? (run.failed ? 'failed' : 'succeeded') : 'r
 function queue(runs, x, now) {
   const steps = runs.flatMap((run) => [[run.added, 1], ...(run.begin ? [[run.begin, -1]]
     : run.state === 'active' || run.state === 'preparing' ? [] : [[run.end || run.added, -1]])])
-    .sort(([one], [other]) => one.localeCompare(other));
+    .sort(([one], [other]) => byMoment(one, other));
   let waiting = 0;
   let most = 1;
   const corners = steps.map(([moment, step]) => {
