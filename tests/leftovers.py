@@ -19,12 +19,14 @@ def running(mark: str, directory: Path) -> dict[int, str]:
     found = {}
     for process in Path('/proc').glob('[0-9]*'):
         try:
-            environment = (process / 'environ').read_bytes()
             command = (process / 'cmdline').read_bytes()
-            working_directory = Path(os.readlink(process / 'cwd'))
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # ended meanwhile, or somebody else's
-        ours = f'{MARK}={mark}'.encode() in environment or working_directory.is_relative_to(directory)
+            try:
+                ours = (f'{MARK}={mark}'.encode() in (process / 'environ').read_bytes()
+                        or Path(os.readlink(process / 'cwd')).is_relative_to(directory))
+            except PermissionError:  # somebody else's, or the Batch service, which shows its environment to root alone
+                ours = os.fsencode(directory) in command
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended meanwhile
         if ours and command and int(process.name) != os.getpid():
             found[int(process.name)] = command.replace(b'\0', b' ').decode(errors='replace')
     return found
