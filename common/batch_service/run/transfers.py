@@ -96,7 +96,7 @@ class Transfers:
                 target = directory / path
                 if directory not in target.resolve().parents:
                     raise ValueError('it would lie outside the working directory')
-                target.parent.mkdir(parents=True, exist_ok=True)
+                _make_folders(directory, target.parent)
             except (OSError, ValueError, RuntimeError) as error:
                 raise _not_written(error, path) from None
             self._exchange('Blob', url, lambda answer: _save(answer, target, path, file.get('fileMode', '0770')))
@@ -261,6 +261,13 @@ def _blocks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
         raise _CutOff(error) from None
     if answer.length:
         raise _CutOff(f'the answer was cut off, {answer.length} bytes are missing')
+
+
+def _make_folders(directory: Path, folder: Path) -> None:
+    # Not with parents=True: a task that has gone meanwhile would get its directory back.
+    for part in folder.relative_to(directory).parts:
+        directory /= part
+        directory.mkdir(exist_ok=True)
 
 
 def _save(answer: http.client.HTTPResponse, target: Path, path: str, mode: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ...leftovers import needs_proc
+from ...leftovers import eventually, needs_proc
 from ..workbench import ServiceProcess, wait_until
 from .checks import Checks
 from .load import Load
@@ -100,7 +100,8 @@ def test_service_that_is_killed_at_random_moments_keeps_its_promises(tmp_path: P
             checks.check_once()
             checks.check_past()
             checks.check_uploads()
-            wait_until(lambda: not checks.left_in(tmp_path / 'batch' / 'nodes'))
+            nodes = tmp_path / 'batch' / 'nodes'
+            assert eventually(lambda: not checks.left_in(nodes)), checks.left_in(nodes)
             assert not load.failures
         finally:
             service.kill()

@@ -74,6 +74,14 @@ def failure_of(directory: Path, url: str) -> tuple[str, str, str]:
     return tuple(error.value.failure_info[name] for name in ('category', 'code', 'message'))
 
 
+@pytest.mark.parametrize('path', ['file', 'folder/file', 'folder/../other/file'])
+def test_what_comes_for_a_task_that_is_gone_brings_no_directory_back(server, tmp_path, path) -> None:
+    server.answers = [OK]
+    with pytest.raises(TransferError):
+        asyncio.run(Transfers().fetch([{'httpUrl': server.url, 'filePath': path}], tmp_path / 'task' / 'wd'))
+    assert not (tmp_path / 'task').exists()
+
+
 def test_file_that_comes_cut_off_is_fetched_again(server, tmp_path) -> None:
     server.answers = [CUT_OFF, OK]
     assert fetch(tmp_path, server.url) == 'whole'
