@@ -195,7 +195,7 @@ class Engine:
         if runs := self._workers.runs_of_job(job_id):
             self._end_runs(runs, job['_end'])
             return []
-        if job['state'] in ('terminating', 'deleting'):
+        if job['state'] in ('terminating', 'deleting') and '_files' not in job:
             if preparing := [worker.beside['preparation', job_id] for worker in self._workers.all()
                              if ('preparation', job_id) in worker.beside]:
                 return [stop.set for stop in preparing]
@@ -212,7 +212,7 @@ class Engine:
         """Begins the job's release task on some nodes that are up and have run its preparation, once on each."""
         steps: list[Step] = []
         for row in self._store.all('preparation', job['id']) if 'jobReleaseTask' in job else ():
-            worker = self._workers.find(row['nodeId'])
+            worker = None if row['nodeId'] in self._going_down else self._workers.find(row['nodeId'])
             if worker is not None and 'jobReleaseTaskExecutionInfo' not in row:
                 if len(steps) == _MOST_LOOKS_AT_ONCE:
                     self._look_again('job', '', job['id'])

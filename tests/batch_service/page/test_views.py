@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
 
 import pytest
 from azure.batch import models
@@ -265,15 +264,14 @@ def test_what_users_write_is_text(site: Site) -> None:
         assert tab.errors == []
 
 
-def test_a_change_is_on_the_screen_within_a_second(site: Site) -> None:
+def test_a_change_comes_to_the_screen_while_the_page_waits_for_it(site: Site) -> None:
     site.add_pool()
     tab = site.open()
     before = len(tab.requests)
 
-    began = datetime.now()
     site.add_job('true')
-    tab.wait_for_text('1 succeeded')
-    assert (datetime.now() - began).total_seconds() < 3, 'it is a second on a machine that does nothing else'
+    # One that waits in vain is answered after 25 seconds.
+    tab.wait_for_text('1 succeeded', seconds=15)
     assert len(tab.requests) > before
 
 

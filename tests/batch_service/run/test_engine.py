@@ -332,6 +332,56 @@ def test_release_runs_once_though_its_job_is_terminated_and_then_deleted(tmp_pat
     run(test, tmp_path)
 
 
+def test_node_that_comes_up_while_the_files_of_a_job_go_is_not_released(tmp_path: Path, monkeypatch) -> None:
+    async def test(bench: Bench) -> None:
+        workers, directories = bench.service._workers, bench.service._workers.directories
+
+        def late(pattern: str) -> list[Path]:
+            found = directories(pattern)
+            (tmp_path / 'begun').touch()
+            wait_until((tmp_path / 'go').exists, 5)
+            return found
+        monkeypatch.setattr(workers, 'directories', late)
+        bench.add_pool()
+        bench.add_job(**beside(tmp_path / 'lines'))
+        bench.add('task', 'true')
+        await bench.until_task('task', 'completed')
+        node, = await bench.until_nodes('idle')
+        workers.remove(node['id'])
+        bench.ask(jobs.delete, bench.job())
+        await bench.until_file(tmp_path / 'begun')
+        workers.add(bench.store.get('pool', '', 'pool'), node, used=True)
+        with bench.store.transaction():
+            jobs.look_if_ending(bench.store, 'job')
+        await asyncio.sleep(0.1)
+        (tmp_path / 'go').touch()
+        await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+        assert (tmp_path / 'lines').read_text() == 'preparation\n'
+        assert not list((tmp_path / 'nodes').glob('*/*/workitems/*'))
+    run(test, tmp_path)
+
+
+def test_node_that_goes_down_is_not_released(tmp_path: Path, monkeypatch) -> None:
+    def late(*_: Path) -> None:
+        (tmp_path / 'begun').touch()
+        wait_until((tmp_path / 'go').exists, 5)
+
+    async def test(bench: Bench) -> None:
+        bench.add_pool()
+        bench.add_job(**beside(tmp_path / 'lines'))
+        bench.add('task', 'true')
+        await bench.until_task('task', 'completed')
+        monkeypatch.setattr(engine, 'end_processes_below', late)
+        bench.ask(nodes.restart, (await bench.until_nodes('idle'))[0], 'rebooting', 'requeue')
+        await bench.until_file(tmp_path / 'begun')
+        bench.ask(jobs.delete, bench.job())
+        await bench.until(lambda: bench.store.find('job', '', 'job') is None)
+        (tmp_path / 'go').touch()
+        await bench.until_nodes('idle')
+        assert (tmp_path / 'lines').read_text() == 'preparation\n'
+    run(test, tmp_path)
+
+
 def test_job_that_cannot_be_placed_does_not_keep_others_back(tmp_path: Path, caplog) -> None:
     async def test(bench: Bench) -> None:
         bench.add_pool()
