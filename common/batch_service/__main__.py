@@ -84,7 +84,8 @@ async def _serve(options: argparse.Namespace, shared_key: SharedKey, page_token:
     service = BatchService(options.workspace / 'batch', options.account, url, settings_from(options), options.cert)
     application = Page(service, Server(service, shared_key), page_token)
     config = uvicorn.Config(application, loop='asyncio', lifespan='off', log_config=None,
-                            http=partial(Connection, waiting={}, most=most_connections()),
+                            http=partial(Connection, waiting={}, most=most_connections(),
+                                         is_over=lambda: server.should_exit),
                             # Anybody can send what is no HTTP: no line of the log for it.
                             log_level=logging.ERROR, backlog=ACCEPTED_AT_ONCE,
                             access_log=False, server_header=False, date_header=False, proxy_headers=False,

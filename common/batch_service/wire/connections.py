@@ -43,19 +43,24 @@ class Connection(H11Protocol):
     Args:
         waiting: All connections on which no request is being answered, the one that has waited longest first.
         most: How many connections there may be.
+        is_over: Says whether the service has begun to end: what was accepted just before gets no answer any more.
     """
 
-    def __init__(self, *, waiting: dict[Connection, None], most: int, **arguments: Any) -> None:
+    def __init__(self, *, waiting: dict[Connection, None], most: int, is_over: Callable[[], bool],
+                 **arguments: Any) -> None:
         super().__init__(**arguments)
         self._waiting = waiting
         self._most = most
+        self._is_over = is_over
         self._phase = ''
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._enter('head', _HEAD_SECONDS)
-        if len(self.connections) > self._most:
+        if self._is_over():
+            self._end()
+        elif len(self.connections) > self._most:
             next(iter(self._waiting))._end()
 
     def data_received(self, data: bytes) -> None:

@@ -56,6 +56,8 @@ def serving() -> Iterator[Sink]:
         sink.url = f'http://127.0.0.1:{server.server_port}'
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield sink
-        server.shutdown()
-        thread.join()
+        try:
+            yield sink
+        finally:
+            server.shutdown()
+            thread.join()

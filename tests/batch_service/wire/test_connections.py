@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,11 +44,13 @@ async def answer(scope, receive, send) -> None:
     await send({'type': 'http.response.body', 'body': b''})
 
 
-def serve(client: Callable[[Callable[[], Awaitable[Streams]]], Awaitable[None]], most: int = 10) -> None:
+def serve(client: Callable[[Callable[[], Awaitable[Streams]]], Awaitable[None]], most: int = 10,
+          is_over: bool = False) -> None:
     """Runs a client, which is given a way to connect."""
     async def main() -> None:
         state, config = ServerState(), uvicorn.Config(answer, log_config=None, timeout_keep_alive=1000)
-        make = partial(Connection, config=config, server_state=state, app_state={}, waiting={}, most=most)
+        make = partial(Connection, config=config, server_state=state, app_state={}, waiting={}, most=most,
+                       is_over=lambda: is_over)
         server = await asyncio.get_running_loop().create_server(make, '127.0.0.1', 0)
         await asyncio.wait_for(client(partial(asyncio.open_connection, *server.sockets[0].getsockname())), 20)
         server.close()
@@ -65,6 +68,16 @@ async def is_ended(reader: asyncio.StreamReader) -> bool:
     except ConnectionResetError:
         pass
     return True
+
+
+def test_connection_that_comes_while_the_service_ends_is_ended_without_an_answer() -> None:
+    async def client(connect: Callable[[], Awaitable[Streams]]) -> None:
+        reader, writer = await connect()
+        writer.write(READ)
+        with suppress(ConnectionResetError):
+            assert await reader.read() == b''
+        writer.close()
+    serve(client, is_over=True)
 
 
 @pytest.mark.parametrize('sent', [
