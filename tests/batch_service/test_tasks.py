@@ -246,7 +246,7 @@ def test_deleted_task_leaves_no_files_on_a_node_that_restarts(own_service, tmp_p
     bench.run('task', 'true')
     node, = bench.client.compute_node.list(bench.pool_id)
     bench.client.compute_node.reboot(bench.pool_id, node.id)
-    wait_until(lambda: own_service.client().compute_node.get(bench.pool_id, node.id).state == 'rebooting')
+    wait_until(lambda: bench.client.compute_node.get(bench.pool_id, node.id).state == 'rebooting')
 
     bench.client.task.delete(bench.job_id, 'task')
 

@@ -252,6 +252,13 @@ def test_only_an_account_on_this_machine_goes_round_the_proxy(
     assert os.environ == unchanged
 
 
+def test_windows_without_an_account_is_told_to_use_azure(mocker: MockerFixture) -> None:
+    mocker.patch('sys.platform', 'win32')
+
+    with pytest.raises(local_azure.LocalAzureError, match='Linux and macOS, not on Windows: fill in the settings'):
+        opened(EMPTY)
+
+
 def test_the_keys_of_the_accounts_are_blotted_out_from_then_on(mocker: MockerFixture) -> None:
     mocker.patch('common.redaction._KEPT', set())
 

@@ -195,6 +195,7 @@ class Engine:
         if runs := self._workers.runs_of_job(job_id):
             self._end_runs(runs, job['_end'])
             return []
+        # A release that began once the files are on their way out would leave a directory of its own.
         if job['state'] in ('terminating', 'deleting') and '_files' not in job:
             if preparing := [worker.beside['preparation', job_id] for worker in self._workers.all()
                              if ('preparation', job_id) in worker.beside]:
